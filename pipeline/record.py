@@ -1,0 +1,183 @@
+"""The record: what one cell was, what was measured, and everything needed to judge it.
+
+One cell is one JSON file. Units are in the field names; raw samples stay beside their summaries.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SCHEMA_VERSION = 1
+
+
+class _Frozen(BaseModel):
+    # A measurement may be undefined (a ratio to zero), so infinities and NaN survive the round trip.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Cell(_Frozen):
+    """The coordinates of one measurement; two cells with equal coordinates are the same cell."""
+
+    level: str
+    model: str
+    strategy: str
+    weights: str
+    engine: str
+    workload: str
+    seq_len: int
+    batch: int
+    n_new_tokens: int
+    kv_budget: int | None  # tokens per KV head, mean over layers; None keeps everything
+    dtype: str
+    device: str
+    seed: int
+
+    @property
+    def slug(self) -> str:
+        """File name without suffix, unique within one hardware × level × strategy folder."""
+        budget = "all" if self.kv_budget is None else self.kv_budget
+        return (
+            f"{self.model}-{self.weights}-{self.engine}-{self.workload}-t{self.seq_len}-b{self.batch}"
+            f"-n{self.n_new_tokens}-k{budget}-{self.dtype}-{self.device}-s{self.seed}"
+        )
+
+
+class Interval(_Frozen):
+    """A point estimate with its 95 % bootstrap interval over `n` paired samples."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+
+    def excludes(self, value: float) -> bool:
+        return not self.low <= value <= self.high
+
+
+class Predicted(_Frozen):
+    """The cost computed from shapes alone, before anything ran."""
+
+    weight_bytes: int
+    kv_bytes_per_token: int  # full cache, one sequence, all layers
+    kv_bytes_held: int  # at the last step, whole batch
+    decode_bytes_per_step: int  # weights + held keys and values, read once
+    decode_floor_s: float  # decode_bytes_per_step / measured copy bandwidth
+    prefill_flop: float
+    prefill_floor_s: float  # prefill_flop / measured FLOP/s
+
+
+class Arm(_Frozen):
+    """One of the things that ran interleaved: raw samples and what they add up to."""
+
+    ttft_s: list[float]  # one per prefill trial
+    tpot_s: list[float]  # mean seconds per decode step, one per decode trial
+    step_s: list[float]  # every decode step, in order
+    kv_bytes_held: list[int]  # after every decode step; the first entry is right after prefill
+    kv_bytes_logical: int  # bytes of the tokens that are kept, after the last step
+    peak_memory_bytes: int | None  # weights + the most that prefill and decode added to them
+    ttft_s_p50: float
+    ttft_s_p90: float
+    tpot_s_p50: float
+    tpot_s_p90: float
+    decode_tokens_per_s: float  # whole batch
+
+
+class Cost(_Frozen):
+    """Paired against the full cache in one process; a ratio below 1 means faster than the full cache."""
+
+    technique: Arm
+    full: Arm
+    ttft_ratio: Interval
+    tpot_ratio: Interval
+    aa_ttft_ratio: Interval  # full against itself: the noise floor
+    aa_tpot_ratio: Interval
+    copy_bandwidth_bytes_per_s: float  # measured in the same process
+    matmul_flop_per_s: float
+    decode_bandwidth_share: float  # achieved / measured bandwidth, of the bytes the step must read
+    prefill_flop_share: float
+
+
+class TaskQuality(_Frozen):
+    """One recall task under one protocol, paired item by item with the full cache."""
+
+    task: str
+    protocol: Literal["query_aware", "query_agnostic"]
+    n_items: int
+    accuracy: float
+    accuracy_full: float
+    accuracy_difference: Interval  # technique - full; below 0 means worse
+    nll: float  # nats per answer token
+    nll_full: float
+    nll_difference: Interval  # technique - full; above 0 means worse
+    kl_to_full: float  # nats, KL(full || technique), mean over answers
+    top1_agreement: float  # share of answers where both argmaxes agree
+
+
+class TextQuality(_Frozen):
+    """Streaming loss on held-out text, fed token by token through the evolving cache."""
+
+    n_context: int  # prompt tokens before the first scored one
+    n_tokens: int  # scored tokens, over all streams
+    nll: float  # nats per token; perplexity = exp(nll)
+    nll_full: float
+    nll_difference: Interval
+    kl_to_full: float
+    top1_agreement: float
+
+
+class Quality(_Frozen):
+    corpus_sha256: str
+    tasks: list[TaskQuality]
+    text: TextQuality | None
+
+
+class Record(_Frozen):
+    """One cell, measured (`ok`), failed (`error`) or not possible here (`skipped`)."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    cell: Cell
+    status: Literal["ok", "error", "skipped"]
+    reason: str = ""  # why it is not ok
+    remedy: str = ""  # what would help
+    fingerprint: str
+    config: dict[str, Any]
+    environment: dict[str, Any]  # hardware identity, versions, threads
+    predicted: Predicted | None = None
+    cost: Cost | None = None
+    quality: Quality | None = None
+    wall_s: float = Field(ge=0)
+
+
+def path_of(cell: Cell, results_dir: Path, hardware_id: str) -> Path:
+    return results_dir / cell.level / cell.strategy / hardware_id / f"{cell.slug}.json"
+
+
+def write(record: Record, path: Path) -> None:
+    """Write so that the file is either the old one or the whole new one, whatever kills the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+        file.write(record.model_dump_json(indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, path)
+
+
+def read(path: Path) -> Record:
+    """Raises ValueError, naming the file, when it is not a record of this schema."""
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "file"
+        raise ValueError(
+            f"corrupt record {path}: {field}: {first['msg']}; delete the file to measure the cell again"
+        ) from None
+
+
+def read_all(results_dir: Path) -> list[Record]:
+    return [read(path) for path in sorted(results_dir.glob("*/*/*/*.json"))]

@@ -1,0 +1,1 @@
+"""Token-level parts, one file each: scorers, allocations, schedules, encodings, sharings, placements."""

@@ -1,0 +1,74 @@
+"""Dense encoding: keys and values in the model's own numbers, in preallocated slots."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from strategies.attention import grouped_attention
+from strategies.token.contiguous import Contiguous
+
+
+class DenseStorage:
+    """Slots [B, H, capacity, D] that are written in place; nothing is ever concatenated, rolled or gathered per step.
+
+    Shapes: key, value [B, H, n, D]; slot [b, h, 1] with b in (1, B) and h in (1, H).
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, placement: Contiguous) -> None:
+        self.placement = placement
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[2]
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of one held token position: every batch row and KV head, key and value."""
+        batch, n_kv_heads, _, head_dim = self.keys.shape
+        return 2 * batch * n_kv_heads * head_dim * self.keys.element_size()
+
+    def load(self, key: Tensor, value: Tensor, capacity: int) -> None:
+        """Hold exactly these tokens, with room for `capacity`; an allocation of that size is used again."""
+        n_tokens = key.shape[2]
+        shape = (*key.shape[:2], capacity, key.shape[3])
+        if not hasattr(self, "keys") or self.keys.shape != shape:
+            self.keys = self.placement.allocate(shape, like=key)
+            self.values = self.placement.allocate(shape, like=value)
+        self.keys[:, :, :n_tokens] = key
+        self.values[:, :, :n_tokens] = value
+
+    def append(self, n_held: int, key: Tensor, value: Tensor) -> None:
+        self.keys[:, :, n_held : n_held + 1] = key
+        self.values[:, :, n_held : n_held + 1] = value
+
+    def replace(self, slot: Tensor, key: Tensor, value: Tensor) -> None:
+        """Overwrite one slot per row and head with the new token."""
+        if slot.shape[:2] == (1, 1):  # one slot for all: a plain row copy
+            self.keys.index_copy_(2, slot.view(1), key)
+            self.values.index_copy_(2, slot.view(1), value)
+        else:
+            index = slot[..., None].expand_as(key)
+            self.keys.scatter_(2, index, key)
+            self.values.scatter_(2, index, value)
+
+    def place_first(self, key: Tensor) -> None:
+        """Overwrite the keys of the first slots, where the sinks lie."""
+        self.keys[:, :, : key.shape[2]] = key
+
+    def tokens(self, n_held: int) -> tuple[Tensor, Tensor]:
+        """Views of the held keys and values [B, H, n_held, D]."""
+        return self.keys[:, :, :n_held], self.values[:, :, :n_held]
+
+    def attend(
+        self, query: Tensor, n_held: int, mask: Tensor | None, *, scaling: float, softcap: float | None
+    ) -> Tensor:
+        """query [B, Hq, 1, D] on all held tokens → [B, Hq, 1, D]."""
+        key, value = self.tokens(n_held)
+        return grouped_attention(query, key, value, mask, scaling=scaling, softcap=softcap)
+
+    def reorder(self, beam_idx: Tensor) -> None:
+        self.keys = self.keys.index_select(0, beam_idx)
+        self.values = self.values.index_select(0, beam_idx)

@@ -1,0 +1,8 @@
+"""The schedule that never evicts: the full cache."""
+
+from __future__ import annotations
+
+
+class Never:
+    def allowed(self, n_tokens: int, kv_budget: int | None, *, prefill: bool) -> int:
+        return n_tokens

@@ -1,0 +1,172 @@
+"""What the slot cache accepts, what it refuses, and what it leaves to the model."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from transformers import (
+    FalconConfig,
+    FalconForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+
+from strategies.rope import rotation_of
+from tests.strategies import techniques
+from tests.strategies.models import VOCAB, WINDOW, family, prompt
+from tests.strategies.test_laws import feed, stream
+
+
+def gemma2() -> PreTrainedModel:
+    """Soft-capped scores; sliding and full layers in turn."""
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8, sliding_window=WINDOW, initializer_range=0.3,
+        attn_logit_softcapping=5.0,
+    )  # fmt: skip
+    return Gemma2ForCausalLM(config).double().eval()
+
+
+def test_soft_capped_mixed_layers_give_the_stock_logits() -> None:
+    model, ids = gemma2(), prompt(2, 60)
+    model.set_attn_implementation("eager")  # the only stock implementation that soft-caps
+    with torch.inference_mode():
+        expected = model(ids, use_cache=False).logits
+    got = stream(model, techniques.build("full", model), ids, n_prompt=40)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-3)
+
+
+def test_sliding_layers_of_a_mixed_model_are_left_alone() -> None:
+    model = gemma2()
+    cache = techniques.build("sliding_window", model, kv_budget=8)
+    stream(model, cache, prompt(1, 40), n_prompt=30)
+    assert [layer.n_held for layer in cache.layers] == [WINDOW, 8, WINDOW, 8]
+
+
+def test_a_window_of_the_models_own_is_respected_by_scattered_tokens() -> None:
+    model, ids = family("mistral"), prompt(1, 41)
+    scorer = instantiate({"_target_": "strategies.token.random.RandomScorer", "window_size": 4})
+    cache = instantiate(techniques.config("random_eviction").engine.cache)(model=model, kv_budget=15, scorer=scorer)
+    stream(model, cache, ids[:, :40], n_prompt=30)
+    poisoned = copy.deepcopy(cache)
+    layer = poisoned.layers[0]
+    out_of_sight = layer.positions <= 40 - WINDOW
+    assert out_of_sight.any()
+    with torch.inference_mode():
+        layer.storage.keys[out_of_sight] += 100.0
+    torch.testing.assert_close(feed(model, poisoned, ids[:, 40:]), feed(model, cache, ids[:, 40:]))
+
+
+def test_a_budget_above_the_models_own_window_leaves_the_window() -> None:
+    cache = techniques.build("random_eviction", family("mistral"), kv_budget=WINDOW + 1)
+    assert all(layer.retention.kv_budget == WINDOW and layer.retention.scorer.contiguous for layer in cache.layers)
+
+
+def test_sinks_stream_far_beyond_the_trained_positions() -> None:
+    model, ids = family("llama"), prompt(1, 600)
+    assert model.config.max_position_embeddings < 600
+    cache = techniques.build("attention_sink", model, kv_budget=16)
+    assert torch.isfinite(stream(model, cache, ids, n_prompt=30)).all()
+    assert cache.layers[0].positions.flatten().sort().values.tolist() == [0, 1, 2, 3, *range(588, 600)]
+
+
+def test_rotations_compose() -> None:
+    rotate = rotation_of(family("llama"))
+    assert rotate is not None
+    key = torch.randn(1, 2, 4, 8, dtype=torch.double)
+    torch.testing.assert_close(rotate(key, torch.tensor(0)), key, rtol=0, atol=1e-6)
+    twice = rotate(rotate(key, torch.tensor(300)), torch.tensor(384))
+    torch.testing.assert_close(twice, rotate(key, torch.tensor(684)), rtol=0, atol=1e-4)
+
+
+def test_sinks_keep_true_positions_where_they_are_learned() -> None:
+    model = family("gpt2")
+    cache = techniques.build("attention_sink", model, kv_budget=16)
+    stream(model, cache, prompt(1, 60), n_prompt=30)
+    assert cache.layers[0].sink_keys is None
+    assert cache.layers[0].positions.flatten().sort().values.tolist() == [0, 1, 2, 3, *range(48, 60)]
+
+
+def test_random_eviction_keeps_a_uniform_sample_that_differs_between_heads_and_layers() -> None:
+    scorer = instantiate({"_target_": "strategies.token.random.RandomScorer", "window_size": 1})
+    key = torch.empty(1, 64, 1000, 1)
+    position = torch.arange(1000)[None, None]
+    top = scorer.score(key, key, position, layer_idx=0).topk(250, dim=-1).indices
+    share = torch.zeros(1000).scatter_add_(0, top.flatten(), torch.ones(top.numel())) / 64
+    assert abs(share[:500].mean() - 0.25) < 0.01  # old tokens are as likely as new ones
+    assert share.std() < 0.08  # binomial: sqrt(0.25 · 0.75 / 64) = 0.054
+    assert not torch.equal(top[:, 0], top[:, 1])
+    assert not torch.equal(top, scorer.score(key, key, position, layer_idx=1).topk(250, dim=-1).indices)
+    other = instantiate({"_target_": "strategies.token.random.RandomScorer", "window_size": 1, "seed": 1})
+    assert not torch.equal(top, other.score(key, key, position, layer_idx=0).topk(250, dim=-1).indices)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("technique", techniques.CACHED)
+def test_narrow_types_stay_near_the_wide_one(technique: str, dtype: torch.dtype) -> None:
+    wide, ids = family("llama"), prompt(2, 40)
+    narrow = LlamaForCausalLM(wide.config).eval()
+    narrow.load_state_dict(wide.state_dict())
+    narrow.to(dtype)
+    expected = stream(wide, techniques.build(technique, wide), ids, n_prompt=30)
+    got = stream(narrow, techniques.build(technique, narrow), ids, n_prompt=30)
+    correlation = torch.corrcoef(torch.stack([expected.flatten(), got.double().flatten()]))[0, 1]
+    assert correlation > 0.99
+
+
+def test_padding_is_refused() -> None:
+    model, ids = family("llama"), prompt(2, 10)
+    cache = techniques.build("full", model)
+    padded = torch.ones_like(ids)
+    padded[0, :3] = 0
+    with cache.attached(model), pytest.raises(ValueError, match="padding"):
+        model.generate(ids, attention_mask=padded, past_key_values=cache, max_new_tokens=2)
+
+
+def test_attention_that_cannot_be_replaced_is_refused_by_name() -> None:
+    model = FalconForCausalLM(
+        FalconConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
+    )
+    cache = techniques.build("full", model)
+    before = model.config._attn_implementation
+    with pytest.raises(ValueError, match="FalconForCausalLM"), cache.attached(model):
+        pass
+    assert model.config._attn_implementation == before
+
+
+def test_learned_sinks_are_refused_by_name() -> None:
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    experts = {"num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}
+    model = GptOssForCausalLM(GptOssConfig(vocab_size=VOCAB, layer_types=["full_attention"], **shape, **experts)).eval()
+    with pytest.raises(ValueError, match="s_aux"):
+        feed(model, techniques.build("full", model), prompt(1, 8))
+
+
+def test_the_models_own_attention_comes_back_after_a_failure() -> None:
+    model = family("llama")
+    before = model.config._attn_implementation
+    with pytest.raises(RuntimeError, match="planted"), techniques.build("full", model).attached(model):
+        raise RuntimeError("planted")
+    assert model.config._attn_implementation == before
+    with torch.inference_mode():
+        model(prompt(1, 4))
+
+
+def test_a_budget_that_the_protected_tokens_fill_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"kv_budget=4: .* more than 4"):
+        techniques.build("attention_sink", family("llama"), kv_budget=4)
+
+
+def test_holding_nothing_refuses_a_budget() -> None:
+    build = instantiate(techniques.config("no_cache").engine.cache)
+    assert build(model=family("llama"), kv_budget=None) is None
+    with pytest.raises(ValueError, match="recompute"):
+        build(model=family("llama"), kv_budget=8)

@@ -1,0 +1,236 @@
+"""The laws that every technique obeys, whatever it keeps and however it holds it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+from transformers import PreTrainedModel
+
+from strategies.cache import SlotCache
+from tests.strategies import reference, techniques
+from tests.strategies.models import FAMILIES, WINDOW, family, prompt
+
+BUDGET = 24
+
+
+@torch.inference_mode()
+def feed(model: PreTrainedModel, cache: SlotCache, ids: Tensor) -> Tensor:
+    """Logits [B, T, V] of `ids` [B, T], appended to what the cache has seen."""
+    position = torch.arange(ids.shape[1])[None] + cache.get_seq_length()
+    with cache.attached(model):
+        return model(ids, position_ids=position, past_key_values=cache, slot_cache=cache).logits
+
+
+def stream(model: PreTrainedModel, cache: SlotCache, ids: Tensor, n_prompt: int) -> Tensor:
+    """A prompt at once, the rest token by token."""
+    steps = [feed(model, cache, ids[:, :n_prompt])]
+    return torch.cat(steps + [feed(model, cache, ids[:, t : t + 1]) for t in range(n_prompt, ids.shape[1])], dim=1)
+
+
+@pytest.mark.parametrize("model_name", FAMILIES)
+@pytest.mark.parametrize("technique", techniques.CACHED)
+def test_a_budget_above_the_length_changes_nothing(technique: str, model_name: str) -> None:
+    model, ids = family(model_name), prompt(2, 60)
+    cache = techniques.build(technique, model, kv_budget=100)
+    with torch.inference_mode():
+        expected = model(ids, use_cache=False).logits
+    got = stream(model, cache, ids, n_prompt=40)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+    assert torch.equal(got.argmax(-1), expected.argmax(-1))
+
+
+@pytest.mark.parametrize("model_name", FAMILIES)
+@pytest.mark.parametrize("technique", techniques.CACHED)
+def test_generate_gives_the_stock_tokens_below_the_budget(technique: str, model_name: str) -> None:
+    model, ids = family(model_name), prompt(2, 20)
+    how: dict[str, Any] = {"max_new_tokens": 15, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    cache = techniques.build(technique, model, kv_budget=100)
+    with cache.attached(model):
+        got = model.generate(ids, past_key_values=cache, **how)
+    assert torch.equal(got, model.generate(ids, **how))
+    assert cache.get_seq_length() == 34  # the last token is never fed
+
+
+@pytest.mark.parametrize("n_prompt", [1, 10, 40])
+@pytest.mark.parametrize("model_name", FAMILIES)
+@pytest.mark.parametrize("technique", techniques.EVICTING)
+def test_the_budget_is_never_exceeded(technique: str, model_name: str, n_prompt: int) -> None:
+    model, ids = family(model_name), prompt(2, 60)
+    cache = techniques.build(technique, model, kv_budget=BUDGET)
+    bound = min(BUDGET, WINDOW) if model_name == "mistral" else BUDGET
+    feed(model, cache, ids[:, :n_prompt])
+    for t in range(n_prompt, 60):
+        feed(model, cache, ids[:, t : t + 1])
+        assert all(layer.n_held == min(bound, t + 1) for layer in cache.layers)
+    assert cache.get_seq_length() == 60
+
+
+@pytest.mark.parametrize("technique", techniques.CACHED)
+def test_reported_bytes_are_the_bytes_held(technique: str) -> None:
+    model, batch, n_tokens, headroom = family("llama"), 3, 50, 8
+    cache = techniques.build(technique, model, BUDGET, headroom)
+    assert cache.bytes_held == cache.bytes_logical == 0
+    stream(model, cache, prompt(batch, n_tokens), n_prompt=40)
+    layer = cache.layers[0]
+    token_bytes = 2 * batch * 2 * 8 * 8  # key and value, rows, KV heads, head_dim, float64
+    n_kept = BUDGET if technique in techniques.EVICTING else n_tokens
+    assert cache.bytes_logical == 3 * n_kept * token_bytes
+    tensors = [layer.storage.keys, layer.storage.values, layer.positions, layer.scores, layer.n_seen]
+    tensors += [] if layer.sink_keys is None else [layer.sink_keys]
+    assert cache.bytes_held == 3 * sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+    bookkeeping = 3 * sum(tensor.nbytes for tensor in tensors[2:])
+    assert cache.bytes_held - bookkeeping <= cache.bytes_logical + 3 * headroom * token_bytes
+
+
+@pytest.mark.parametrize("technique", techniques.EVICTING)
+def test_memory_stays_where_it_is_while_decoding_at_the_budget(technique: str) -> None:
+    model, ids = family("llama"), prompt(1, 60)
+    cache = techniques.build(technique, model, BUDGET)
+    stream(model, cache, ids[:, :40], n_prompt=30)
+    address = cache.layers[0].storage.keys.data_ptr()
+    stream(model, cache, ids[:, 40:], n_prompt=1)
+    assert cache.layers[0].storage.keys.data_ptr() == address
+
+
+def kept_by(technique: str, model: PreTrainedModel, budget: int) -> Any:
+    """kept(layer, head) for the reference: what each published rule keeps, spelled out token by token."""
+    if technique == "random_eviction":
+        scorer = techniques.build(technique, model).layers[0].retention.scorer
+        key = torch.empty(1, 4, 60, 8)  # at least as many heads as any family has
+
+        def kept(layer: int, head: int) -> reference.Kept:
+            score = scorer.score(key, key, torch.arange(60)[None, None], layer)[0, head].tolist()
+            return reference.kept_sets(60, 30, budget, reference.lowest(score.__getitem__, scorer.window_size))
+
+        return kept
+    n_sinks = {"sliding_window": 0, "attention_sink": 4, "full": 0}[technique]
+    budget = 60 if technique == "full" else budget
+    return lambda layer, head: reference.kept_sets(60, 30, budget, reference.oldest(n_sinks))
+
+
+@pytest.mark.parametrize("model_name", ["llama", "qwen3", "gpt2"])
+@pytest.mark.parametrize("technique", techniques.CACHED)
+def test_the_brute_force_reference_agrees(technique: str, model_name: str) -> None:
+    model, ids = family(model_name), prompt(2, 60)
+    in_cache = technique == "attention_sink" and model_name != "gpt2"
+    with torch.inference_mode():
+        kept = kept_by(technique, model, BUDGET)
+        expected = reference.logits(model, ids, kept, n_prompt=30, in_cache=in_cache)
+    got = stream(model, techniques.build(technique, model, BUDGET), ids, n_prompt=30)
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-3)
+    assert (got.argmax(-1) == expected.argmax(-1)).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("technique", techniques.CACHED)
+def test_a_batch_of_four_equals_four_batches_of_one(technique: str) -> None:
+    model, ids = family("llama"), prompt(4, 50)
+    together = stream(model, techniques.build(technique, model, BUDGET), ids, n_prompt=30)
+    alone = [stream(model, techniques.build(technique, model, BUDGET), row[None], n_prompt=30) for row in ids]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("technique", techniques.CACHED)
+def test_the_same_run_twice_is_bit_identical_and_reset_forgets_everything(technique: str) -> None:
+    model, ids = family("llama"), prompt(2, 50)
+    cache = techniques.build(technique, model, BUDGET)
+    first = stream(model, cache, ids, n_prompt=30)
+    cache.reset()
+    assert cache.bytes_held == 0
+    assert cache.get_seq_length() == 0
+    stream(model, cache, prompt(2, 50, seed=1), n_prompt=30)
+    cache.reset()
+    assert torch.equal(stream(model, cache, ids, n_prompt=30), first)
+
+
+@pytest.mark.parametrize("model_name", FAMILIES)
+@pytest.mark.parametrize("technique", techniques.CACHED)
+def test_several_tokens_appended_after_an_answer_are_causal_and_then_evicted(technique: str, model_name: str) -> None:
+    model, ids = family(model_name), prompt(2, 60)
+    cache = techniques.build(technique, model, BUDGET)
+    stream(model, cache, ids[:, :40], n_prompt=30)
+    chunk = feed(model, copy.deepcopy(cache), ids[:, 40:48])
+    longer = feed(model, cache, ids[:, 40:50])
+    torch.testing.assert_close(longer[:, :8], chunk, rtol=0, atol=1e-9)  # a later token changes no earlier one
+    bound = min(BUDGET, WINDOW) if model_name == "mistral" else BUDGET
+    if technique in techniques.EVICTING:
+        assert all(layer.n_held == bound for layer in cache.layers)
+    assert torch.isfinite(feed(model, cache, ids[:, 50:51])).all()
+
+
+@pytest.mark.parametrize("technique", ["sliding_window", "full"])
+def test_an_appended_chunk_that_needs_no_eviction_equals_single_steps(technique: str) -> None:
+    model, ids = family("llama"), prompt(2, 22)
+    by_chunk = techniques.build(technique, model, BUDGET)
+    by_step = techniques.build(technique, model, BUDGET)
+    feed(model, by_chunk, ids[:, :10])
+    got = feed(model, by_chunk, ids[:, 10:])
+    torch.testing.assert_close(got, stream(model, by_step, ids, n_prompt=10)[:, 10:], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("technique", techniques.CACHED)
+def test_generate_evicts_as_the_plain_loop_does(technique: str) -> None:
+    model, ids = family("qwen3"), prompt(2, 40)
+    cache, by_hand = (techniques.build(technique, model, BUDGET) for _ in range(2))
+    with cache.attached(model):
+        got = model.generate(ids, max_new_tokens=12, do_sample=False, past_key_values=cache,
+                             attention_mask=torch.ones_like(ids))  # fmt: skip
+    token, expected = ids, []
+    for _ in range(12):
+        token = feed(model, by_hand, token)[:, -1:].argmax(-1)
+        expected.append(token)
+    assert torch.equal(got[:, 40:], torch.cat(expected, dim=1))
+
+
+@pytest.mark.parametrize("technique", techniques.CACHED)
+def test_reordering_beams_moves_everything_that_belongs_to_a_row(technique: str) -> None:
+    model, ids, order = family("llama"), prompt(3, 50), torch.tensor([2, 2, 0])
+    cache = techniques.build(technique, model, BUDGET)
+    stream(model, cache, ids[:, :40], n_prompt=30)
+    cache.reorder_cache(order)
+    moved = techniques.build(technique, model, BUDGET)
+    stream(model, moved, ids[order, :40], n_prompt=30)
+    torch.testing.assert_close(feed(model, cache, ids[order, 40:41]), feed(model, moved, ids[order, 40:41]))
+
+
+def test_beam_search_gives_the_stock_beams() -> None:
+    model, ids = family("llama"), prompt(2, 20)
+    how: dict[str, Any] = {"max_new_tokens": 10, "do_sample": False, "num_beams": 3}
+    how["attention_mask"] = torch.ones_like(ids)
+    cache = techniques.build("full", model)
+    with cache.attached(model):
+        got = model.generate(ids, past_key_values=cache, **how)
+    assert torch.equal(got, model.generate(ids, **how))
+
+
+@pytest.mark.parametrize("technique", techniques.EVICTING)
+def test_one_compiled_step_serves_many_caches(technique: str) -> None:
+    model, ids = family("llama"), prompt(2, 50)
+    caches = [techniques.build(technique, model, BUDGET) for _ in range(3)]
+    for cache in caches:
+        stream(model, cache, ids[:, :40], n_prompt=30)
+    torch._dynamo.reset()
+    graphs = CompileCounter()
+
+    @torch.compile(backend=graphs, fullgraph=True)
+    def step(token: Tensor, position: Tensor, cache: SlotCache) -> Tensor:
+        return model(token, position_ids=position, past_key_values=cache, slot_cache=cache).logits
+
+    for cache in caches:
+        eager = copy.deepcopy(cache)
+        for t in range(40, 44):
+            expected = feed(model, eager, ids[:, t : t + 1])
+            with torch.inference_mode(), cache.attached(model):
+                got = step(ids[:, t : t + 1], torch.full((1, 1), t), cache)
+            torch.testing.assert_close(got, expected)
+    assert graphs.frame_count == 1
+
+
+def test_cropping_is_refused_with_its_reason() -> None:
+    cache = techniques.build("full", family("llama"))
+    with pytest.raises(ValueError, match="evicted token"):
+        cache.crop(-1)

@@ -12,8 +12,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-SCHEMA_VERSION = 1
-
 
 class _Frozen(BaseModel):
     # A measurement may be undefined (a ratio to zero), so infinities and NaN survive the round trip.
@@ -139,7 +137,7 @@ class Quality(_Frozen):
 class Record(_Frozen):
     """One cell, measured (`ok`), failed (`error`) or not possible here (`skipped`)."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     cell: Cell
     status: Literal["ok", "error", "skipped"]
     reason: str = ""  # why it is not ok

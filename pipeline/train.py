@@ -1,0 +1,137 @@
+"""Train an embedded model from scratch: `python -m pipeline.train model=tiny`.
+
+Seeds are tried in turn until every gate of `pipeline.gates` passes, and only then is the checkpoint replaced. The same
+seed, number of threads and versions give the same weights on one machine; other machines may round differently.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from pipeline import models, shapes
+from pipeline.refusals import CONF, refusals
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from pipeline.gates import Gate
+    from pipeline.recipe import Training
+    from pipeline.trainer import Trainer
+
+USAGE = """usage: python -m pipeline.train [model=NAME] [seed=N] [n_seeds=N] [n_threads=N] [recipe.FIELD=VALUE ...]
+
+Trains an embedded model from scratch and writes its checkpoint; conf/train.yaml holds the recipe."""
+
+
+def main(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0
+    with refusals():
+        training = configured(arguments)
+        config = shapes.config_of(training.model)
+    return train(training, config)
+
+
+def configured(overrides: list[str]) -> Training:
+    """The composed and checked configuration. Raises ValueError or Hydra's own errors."""
+    from pipeline.recipe import Training
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        content = OmegaConf.to_container(compose("train", overrides), resolve=True)
+    return Training.of(content)
+
+
+def train(training: Training, config: PreTrainedConfig) -> int:
+    """0 when a seed passed every gate; 1, with the old checkpoint untouched, when none did."""
+    import torch
+
+    from pipeline import corpus, gates
+
+    torch.set_num_threads(training.n_threads)
+    tokenizer, text = corpus.training_text()
+    held_out = corpus.encode_held_out(tokenizer)
+    for seed in range(training.seed, training.seed + training.n_seeds):
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        model = shapes.random_model(config, torch.float32, "cpu", seed)
+        trainer = _fit(model, training, text, seed)
+        wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+        judged = gates.judge(model.eval(), held_out)
+        gates.show(judged)
+        if all(gate.passed for gate in judged):
+            folder = models.folder_of(training.model.path or "")
+            story = _story(training, trainer, judged) | {"seed": seed, "wall_s": wall_s, "cpu_s": cpu_s}
+            save(model, tokenizer.to_str(pretty=True), story, folder)
+            print(f"seed {seed} passed every gate; checkpoint in {folder}")
+            return 0
+        print(f"seed {seed} failed a gate", file=sys.stderr)
+    print(f"no seed passed; {training.model.path} is as it was", file=sys.stderr)
+    return 1
+
+
+def _fit(model: PreTrainedModel, training: Training, text: Any, seed: int) -> Trainer:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from pipeline.trainer import Trainer
+
+    trainer = Trainer(model, training.recipe, text, seed)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        bar = progress.add_task(f"seed {seed}", total=sum(phase.n_steps for phase in training.recipe.phases))
+        trainer.run(lambda done, label: progress.update(bar, completed=done, description=f"seed {seed}, {label}"))
+    return trainer
+
+
+def _story(training: Training, trainer: Trainer, judged: list[Gate]) -> dict[str, Any]:
+    """Everything that says where a checkpoint came from."""
+    import tokenizers
+    import torch
+    import transformers
+
+    from pipeline import corpus
+
+    return {
+        "name": training.model.name,
+        "corpus_sha256": corpus.corpus_sha256(),
+        "recipe": training.recipe.model_dump(),
+        "n_threads": training.n_threads,
+        "gates": [gate.model_dump() for gate in judged],
+        "phases": trainer.solved,
+        "n_tokens": trainer.n_tokens,
+        "curve": trainer.curve,
+        "versions": {
+            "python": platform.python_version(),
+            **{module.__name__: module.__version__ for module in (torch, transformers, tokenizers)},
+        },
+    }
+
+
+def save(model: PreTrainedModel, tokenizer: str, story: dict[str, Any], folder: Path) -> None:
+    """Write the whole checkpoint beside `folder`, then put it in its place: never half of one and half of another."""
+    partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
+    for left_over in (partial, old):
+        shutil.rmtree(left_over, ignore_errors=True)
+    with models.quiet():
+        model.save_pretrained(partial)
+    (partial / models.WEIGHTS).chmod(0o644)  # safetensors leaves it to its owner alone
+    (partial / "tokenizer.json").write_text(tokenizer)
+    story = {**story, "weights_sha256": models.file_sha256(partial / models.WEIGHTS)}
+    (partial / "training.json").write_text(json.dumps(story, indent=1) + "\n")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

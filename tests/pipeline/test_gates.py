@@ -1,0 +1,89 @@
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn.functional import one_hot
+
+from pipeline import gates, models, record
+from pipeline.gates import FILE_NAME, Gate, Judgement
+from pipeline.record import Cell, Record
+from pipeline.tasks import IGNORED, VOCAB_SIZE, recall_items
+from tests.pipeline import small
+
+TEXT = torch.randint(0, 1024, (20_000,), generator=torch.Generator().manual_seed(0))
+
+
+def cell_record(status: str) -> Record:
+    cell = Cell(
+        level="token", model="tiny", strategy="full", weights="none", engine="ours", workload="standard", seq_len=512,
+        batch=1, n_new_tokens=8, kv_budget=None, dtype="float32", device="cpu", seed=0,
+    )  # fmt: skip
+    return Record(
+        cell=cell, status=status, reason="out of memory", fingerprint="f", config={}, environment={}, wall_s=1.0
+    )
+
+
+def written(results_dir, *, passed: bool, status: str) -> None:
+    gate = Gate(name="single_needle", unit="accuracy", seq_len=512, value=0.5, bound=0.4, n=200, passed=passed)
+    gates._write(results_dir / FILE_NAME, Judgement(model="tiny", weights_sha256=None, gates=[gate]))
+    kept = cell_record(status)
+    record.write(kept, record.path_of(kept.cell, results_dir, "machine"))
+
+
+def test_unigram_loss_is_the_entropy_of_the_text():
+    assert gates.unigram_nll(torch.tensor([3, 3, 5, 5])) == pytest.approx(math.log(2))
+    assert gates.unigram_nll(torch.tensor([7, 7, 7])) == 0.0
+
+
+def test_an_untrained_model_passes_no_gate():
+    judged = gates.judge(small.model(torch.float32), TEXT, n_items=9)
+    assert len(judged) == len(gates.RECALL_BOUNDS) + 1 and not any(gate.passed for gate in judged)
+
+
+def test_recall_accuracy_counts_the_asked_answers_only():
+    """A model that always gives one value is right as often as that value is asked for."""
+    answers = recall_items("multi_query", 128, 40, gates.SEED, TEXT).answer
+    value = int(answers[0, -1])
+
+    class Constant(torch.nn.Module):
+        def forward(self, ids: torch.Tensor, logits_to_keep: int, use_cache: bool) -> SimpleNamespace:
+            return SimpleNamespace(logits=one_hot(torch.full((len(ids), logits_to_keep), value), VOCAB_SIZE))
+
+    expected = float((answers == value).sum() / (answers != IGNORED).sum())
+    assert gates.recall_accuracy(Constant(), "multi_query", 128, TEXT, 40) == pytest.approx(expected)
+
+
+def test_check_passes_where_everything_passed(tmp_path):
+    written(tmp_path, passed=True, status="ok")
+    assert gates.main(["--check", "--results-dir", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("passed", "status", "named"),
+    [(False, "ok", "gate single_needle at 512"), (True, "error", "cell token/full/tiny-none-ours-standard-t512")],
+)
+def test_check_fails_and_names_what_failed(tmp_path, capsys, passed, status, named):
+    written(tmp_path, passed=passed, status=status)
+    assert gates.main(["--check", "--results-dir", str(tmp_path)]) == 1
+    assert named in capsys.readouterr().err
+
+
+def test_a_skipped_cell_is_no_failure(tmp_path):
+    written(tmp_path, passed=True, status="skipped")
+    assert gates.failures(tmp_path) == []
+
+
+def test_check_without_measured_gates_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"gates.json: not there; first run: python -m pipeline.gates"):
+        gates.failures(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_committed_model_passes_every_gate(tmp_path):
+    judged = gates.measure(tmp_path)
+    assert all(gate.passed and gate.n >= 200 for gate in judged), judged
+    content = json.loads((tmp_path / FILE_NAME).read_text())
+    assert content["weights_sha256"] == models.file_sha256(models.folder_of("models/tiny") / models.WEIGHTS)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]

@@ -1,0 +1,1 @@
+"""Records in, `report.md` and its figures out: every number and every verdict is computed from records."""

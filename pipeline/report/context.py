@@ -1,0 +1,135 @@
+"""What stands around the results: machines, grid, configurations, gates, and what was not measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.report import quantities as q
+from pipeline.report.evidence import Row, group, labels
+from pipeline.report.tables import STATUS, Table, where
+
+AXES = ("scorer", "allocation", "schedule", "on_evict", "encoding", "sharing", "placement")
+
+
+def configuration(rows: Sequence[Row]) -> Table:
+    """One line per axis; several values where the records differ."""
+    lines = [
+        [axis, values] for axis in AXES if (values := _distinct(_part(r.config("strategy").get(axis)) for r in rows))
+    ]
+    budget = _distinct(row.variant for row in rows) or "everything"
+    return Table([("Axis", "l"), ("Part", "l")], [*lines, ["budget", budget]])
+
+
+def _part(value: Any) -> str:
+    """`{_target_: a.b.SinkScorer, n_sinks: 4}` -> `SinkScorer`, `n_sinks=4`"""
+    if not isinstance(value, dict):
+        return "" if value is None else f"`{value}`"
+    options = [f"`{key}={option}`" for key, option in value.items() if not key.startswith("_")]
+    return ", ".join([f"`{str(value.get('_target_')).rpartition('.')[2]}`", *options])
+
+
+def _distinct(values: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(value for value in values if value))
+
+
+def grid(rows: Sequence[Row]) -> Table:
+    """What was run: one line per setting."""
+    columns = [("Level", "l"), ("Model", "l"), ("Workload", "l"), ("Machine", "l"), ("Techniques", "l")]
+    columns += [("Tokens", "l"), ("Batch", "l"), (" / ".join(STATUS.values()), "r")]
+    return Table(columns, [_grid_line(members) for members in group(rows, lambda r: r.setting).values()])
+
+
+def _grid_line(rows: Sequence[Row]) -> list[str]:
+    cell, setting = rows[0].cell, rows[0].setting
+    return [
+        cell.level,
+        f"`{cell.model}` ({cell.dtype}, {cell.device}, seed {cell.seed})",
+        setting.workload.replace("+", ", "),
+        setting.hardware_id,
+        ", ".join(labels(rows).values()),
+        ", ".join(q.count(n) for n in sorted({row.cell.seq_len for row in rows})),
+        ", ".join(q.count(n) for n in sorted({row.cell.batch for row in rows})),
+        " / ".join(q.count(sum(row.record.status == status for row in rows)) for status in STATUS),
+    ]
+
+
+def environment(rows: Sequence[Row]) -> Table:
+    """One column per machine; several values where its records differ."""
+    machines = group(rows, lambda row: row.hardware_id)
+    facts = {name: [_flat(row.record.environment) for row in members] for name, members in machines.items()}
+    keys = list(
+        dict.fromkeys(key for found in facts.values() for flat in found for key in flat if key != "hardware id")
+    )
+    lines = [
+        [key, *(_distinct(flat.get(key, "") for flat in found) or q.DASH for found in facts.values())] for key in keys
+    ]
+    lines += [[name, *(_ceiling(members, name) for members in machines.values())] for name in CEILINGS]
+    return Table([("", "l"), *((f"`{name}`", "l") for name in machines)], lines)
+
+
+CEILINGS = {
+    "measured copy bandwidth": ("copy_bandwidth_bytes_per_s", "B"),
+    "measured matrix-product rate": ("matmul_flop_per_s", "FLOP"),
+}
+
+
+def _ceiling(rows: Iterable[Row], name: str) -> str:
+    field, unit = CEILINGS[name]
+    values = [getattr(row.record.cost, field) for row in rows if row.record.cost]
+    if not values:
+        return q.DASH
+    middle, low, high = (q.per_second(f(values), unit) for f in (statistics.median, min, max))
+    return f"{middle} (median of {q.plural(len(values), 'record')}; {low} to {high})"
+
+
+def _flat(value: dict[str, Any]) -> dict[str, str]:
+    """Nested facts by their own names, groups opened."""
+    flat: dict[str, str] = {}
+    for key, item in value.items():
+        flat |= _flat(item) if isinstance(item, dict) else {key.replace("_", " "): _fact(item)}
+    return flat
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(map(_fact, value.values()))
+    return "; ".join(map(_fact, value)) or "none" if isinstance(value, list) else q.free_text(str(value))
+
+
+def not_measured(rows: Iterable[Row], reports_dir: Path) -> Table:
+    columns = [("Cell", "l"), ("Tokens", "r"), ("Batch", "r"), ("Status", "l"), ("Why", "l"), ("What would help", "l")]
+    lines = [
+        [
+            f"`{row.strategy}` on `{row.cell.model}`, {row.hardware_id}",
+            *where(row, reports_dir),
+            STATUS[row.record.status],
+            q.free_text(row.record.reason),
+            q.free_text(row.record.remedy),
+        ]
+        for row in rows
+        if row.record.status != "ok"
+    ]
+    return Table(columns, lines)
+
+
+def gates(found: Sequence[Mapping[str, Any]]) -> Table:
+    """What the trained model has to reach, as `pipeline.gates` wrote it."""
+    columns = [("Requirement", "l"), ("Tokens", "r"), ("Measured", "r"), ("At least", "r"), ("n", "r"), ("", "l")]
+    lines = [
+        [
+            f"{q.free_text(str(gate.get('name'))).replace('_', ' ')} ({q.free_text(str(gate.get('unit')))})",
+            *(_plain(gate.get(field)) for field in ("seq_len", "value", "bound", "n")),
+            "passed" if gate.get("passed") else "**not passed**",
+        ]
+        for gate in found
+    ]
+    return Table(columns, lines)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, int | float):
+        return f"{value:,.4g}"
+    return q.DASH if value is None else q.free_text(str(value))

@@ -1,0 +1,198 @@
+"""What every figure shares: one look, one colour for one technique, labels that do not overlap."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib import style as styles
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from pipeline.record import Interval
+from pipeline.report import quantities as q
+
+# Okabe and Ito's colours without yellow, which vanishes on white, and two of Tol's.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#999933")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+# A name's hash decides, so that a new technique changes nobody's colour; the salt keeps the common names apart.
+SALT = 13616
+NOISE = "#BBBBBB"
+INK = "#333333"
+WIDTH_IN = 9.0
+STYLE: Any = {
+    "svg.hashsalt": "kv-cache",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Mark:
+    color: str
+    marker: str
+
+
+def mark(strategy: str) -> Mark:
+    if strategy in {"full", "no_cache"}:
+        return Mark("#000000", "o") if strategy == "full" else Mark("#777777", "X")
+    number = int.from_bytes(hashlib.sha256(f"{SALT}{strategy}".encode()).digest()[:4], "big")
+    return Mark(PALETTE[number % 8], MARKERS[number // 8 % 8])
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    with styles.context(["default", STYLE]):  # whatever the user's own matplotlibrc says
+        yield
+
+
+def figure(height_in: float) -> Figure:
+    return Figure(figsize=(WIDTH_IN, height_in), layout="constrained", facecolor="white")
+
+
+def save(drawn: Figure) -> dict[str, bytes]:
+    """suffix -> file content, the same for the same figure: no dates, no versions."""
+    with style():
+        _freeze(drawn)
+        return {
+            "svg": _encode(drawn, format="svg", metadata={"Date": None, "Creator": None}),
+            "png": _encode(drawn, format="png", dpi=150, metadata={"Software": None}),
+        }
+
+
+def _freeze(drawn: Figure) -> None:
+    """Solve the layout once and round it: the solver's last bits vary from run to run, and an SVG's names hash them."""
+    drawn.draw_without_rendering()
+    drawn.set_layout_engine("none")
+    for axes in drawn.axes:
+        left, bottom, width, height = (round(value, 4) for value in axes.get_position().bounds)
+        axes.set_position((left, bottom, width, height))
+
+
+def _encode(drawn: Figure, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def length_axis(axes: Axes, lengths: Iterable[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(set(lengths))))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: q.count(value)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("prompt tokens")
+
+
+def log_axis(axes: Axes, which: str, values: Iterable[float], write: FuncFormatter) -> None:
+    """Logarithmic, with round ticks however narrow or wide the range is."""
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    positive = [v for v in values if v > 0 and math.isfinite(v)] or [1.0]
+    low, high = min(positive) / 1.15, max(positive) * 1.15
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
+    axis.set_major_locator(FixedLocator(round_ticks(low, high)))
+    axis.set_major_formatter(write)
+    axis.set_minor_locator(NullLocator())
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """Five or so ticks: powers of ten, 1-2-5 steps, or even steps where the range is narrow."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1,), (1, 3), (1, 2, 5)):
+        ticks = [step * 10.0**k for k in decades for step in steps if low <= step * 10.0**k <= high]
+        if len(ticks) >= 4:
+            return ticks
+    return [float(t) for t in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= t <= high]
+
+
+def time_axis(axes: Axes, which: str, values: Iterable[float]) -> None:
+    log_axis(axes, which, values, FuncFormatter(lambda value, _: q.seconds(value)))
+
+
+def ratio_axis(axes: Axes, which: str, values: Iterable[float]) -> None:
+    log_axis(axes, which, values, FuncFormatter(lambda value, _: f"{value:g}{q.TIMES}"))
+
+
+def bytes_axis(axes: Axes, values: Iterable[float]) -> None:
+    """Powers of two, since the units are."""
+    found = list(values)
+    exponents = range(math.floor(math.log2(min(found))), math.ceil(math.log2(max(found))) + 1)
+    stride = math.ceil(len(exponents) / 6)
+    axes.set(yscale="log", ylim=(2.0 ** exponents[0] / 1.1, 2.0 ** exponents[-1] * 1.1))
+    axes.yaxis.set_major_locator(FixedLocator([2.0**e for e in exponents if e % stride == 0]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.data(value)))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def error_bars(intervals: Sequence[Interval]) -> list[list[float]]:
+    """Distances below and above the estimates, as matplotlib wants them."""
+    below = [max(0.0, i.estimate - i.low) for i in intervals]
+    return [below, [max(0.0, i.high - i.estimate) for i in intervals]]
+
+
+def dodge(index: int, n: int) -> float:
+    """Centred offset, so that equal values stay visible side by side: steps of one, closer where there are many."""
+    return (index - (n - 1) / 2) * min(1.0, 7 / n)
+
+
+def label_ends(drawn: Figure, axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Names (x, y, text, colour) in a column right of the axes, moved apart, each tied to its point."""
+    drawn.draw_without_rendering()
+    box = axes.get_window_extent()
+    gap = 13.0 * drawn.dpi / 72 / box.height
+    heights = [float(axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[1]) for x, y, _, _ in ends]
+    for (x, y, text, color), height in zip(ends, spread_apart(heights, gap), strict=True):
+        axes.annotate(
+            text,
+            xy=(x, y),
+            xytext=(1.04, height),
+            textcoords="axes fraction",
+            color=color,
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "linewidth": 0.6,
+                "alpha": 0.6,
+                "shrinkA": 1,
+                "shrinkB": 4,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def spread_apart(values: Sequence[float], gap: float) -> list[float]:
+    """The values moved as little as needed to be `gap` apart, in their order, inside [0, 1] where they fit."""
+    ranked = sorted(range(len(values)), key=lambda i: values[i])
+    placed = [min(max(values[i], 0.0), 1.0) for i in ranked]
+    for _ in range(200):
+        for i in range(1, len(placed)):
+            overlap = gap - (placed[i] - placed[i - 1])
+            if overlap > 1e-6:
+                placed[i - 1] -= overlap / 2
+                placed[i] += overlap / 2
+        shift = max(0.0, -placed[0]) or min(0.0, 1.0 - placed[-1])
+        placed = [value + shift / 2 for value in placed] if len(placed) * gap < 1 else placed
+    result = [0.0] * len(values)
+    for position, i in zip(placed, ranked, strict=True):
+        result[i] = position
+    return result
+
+
+def legend(drawn: Figure, entries: Sequence[tuple[str, Mark]]) -> None:
+    handles = [Line2D([], [], color=m.color, marker=m.marker, linestyle="", label=name) for name, m in entries]
+    drawn.legend(handles=handles, loc="outside upper left", ncols=min(5, len(handles)))

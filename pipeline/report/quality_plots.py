@@ -1,0 +1,126 @@
+"""Figures of quality: against the share of bytes held, and per task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from pipeline.record import Interval, TaskQuality
+from pipeline.report import quantities as q
+from pipeline.report.drawing import INK, Mark, dodge, error_bars, figure, legend, mark
+from pipeline.report.evidence import Row, group
+from pipeline.report.ranking import mean_difference
+from pipeline.report.tables import PROTOCOL
+
+Names = Mapping[tuple[str, str], str]
+
+
+def recall(rows: Sequence[Row], names: Names) -> Figure:
+    """Mean accuracy over tasks by share of bytes; a column per length, a row per protocol."""
+    lengths = sorted({row.cell.seq_len for row in rows})
+    drawn = figure(5.4)
+    panels = drawn.subplots(len(PROTOCOL), len(lengths), squeeze=False, sharex=True, sharey=True)
+    for line, (protocol, title) in zip(panels, PROTOCOL.items(), strict=True):
+        for axes, seq_len in zip(line, lengths, strict=True):
+            _recall_panel(axes, [row for row in rows if row.cell.seq_len == seq_len], protocol)
+            axes.set_title(f"{title}, {q.count(seq_len)} tokens")
+            axes.set_ylim(-0.05, 1.05)
+        line[0].set_ylabel("mean recall accuracy")
+    _finish(drawn, panels[-1], rows, names)
+    return drawn
+
+
+def _recall_panel(axes: Axes, rows: Sequence[Row], protocol: str) -> None:
+    for row, x in _side_by_side(rows):
+        tasks = [t for t in row.record.quality.tasks if t.protocol == protocol] if row.record.quality else []
+        if mean := mean_difference(tasks):
+            _point(axes, row, x, _moved(mean, sum(task.accuracy_full for task in tasks) / len(tasks)))
+
+
+def text(rows: Sequence[Row], names: Names) -> Figure:
+    """Loss by share of bytes, a column per length; the interval is that of the difference from the full cache."""
+    lengths = sorted({row.cell.seq_len for row in rows})
+    drawn = figure(3.4)
+    panels = drawn.subplots(1, len(lengths), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, seq_len in zip(panels, lengths, strict=True):
+        for row, x in _side_by_side([row for row in rows if row.cell.seq_len == seq_len]):
+            if row.record.quality and (found := row.record.quality.text):
+                _point(axes, row, x, _moved(found.nll_difference, found.nll_full))
+        axes.set_title(f"{q.count(seq_len)} tokens")
+    panels[0].set_ylabel("loss on held-out text, nats\n(lower is better)")
+    _finish(drawn, panels, rows, names)
+    return drawn
+
+
+def _side_by_side(rows: Sequence[Row]) -> Iterator[tuple[Row, float]]:
+    """Rows with their place on the axis: those that hold the same share stand next to each other."""
+    for share, members in group(
+        (row for row in rows if row.share is not None), lambda row: round(row.share or 0, 2)
+    ).items():
+        for index, row in enumerate(members):
+            yield row, share + 0.035 * dodge(index, len(members))
+
+
+def _point(axes: Axes, row: Row, x: float, value: Interval) -> None:
+    own = mark(row.strategy)
+    axes.errorbar(x, value.estimate, error_bars([value]), color=own.color, marker=own.marker, markersize=6, capsize=2)
+
+
+def _moved(difference: Interval, by: float) -> Interval:
+    ends = {end: getattr(difference, end) + by for end in ("estimate", "low", "high")}
+    return Interval(n=difference.n, **ends)
+
+
+def _finish(drawn: Figure, bottom: Sequence[Axes], rows: Sequence[Row], names: Names) -> None:
+    for axes in bottom:
+        axes.set_xlim(-0.08, 1.12)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+    drawn.supxlabel(
+        f"KV bytes held, share of {rows[0].setting.reference}'s (points side by side: the same share)", fontsize=10
+    )
+    legend(drawn, [(names[key], mark(key[0])) for key in dict.fromkeys((row.strategy, row.variant) for row in rows)])
+
+
+def technique(rows: Sequence[Row]) -> Figure:
+    """Accuracy by task, a panel per length: filled and open marks for the protocols, a bar for the full cache."""
+    tasks = list(dict.fromkeys(t.task for row in rows if row.record.quality for t in row.record.quality.tasks))
+    by_length = group(rows, lambda row: row.cell.seq_len)
+    drawn = figure(1.5 + 0.42 * len(tasks))
+    panels = drawn.subplots(1, len(by_length), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, (seq_len, members) in zip(panels, by_length.items(), strict=True):
+        for found in members[-1].record.quality.tasks if members[-1].record.quality else []:
+            _task_mark(axes, tasks.index(found.task), found, mark(rows[0].strategy))
+        axes.set_title(f"{q.count(seq_len)} tokens")
+        axes.set_xlim(-0.04, 1.04)
+        axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        axes.grid(visible=False, axis="y")
+    panels[0].set_yticks(range(len(tasks)), [task.replace("_", " ") for task in tasks])
+    panels[0].set_ylim(len(tasks) - 0.5, -0.5)
+    drawn.supxlabel("accuracy", fontsize=10)
+    _protocol_legend(drawn, mark(rows[0].strategy))
+    return drawn
+
+
+def _task_mark(axes: Axes, line: int, found: TaskQuality, own: Mark) -> None:
+    protocols = list(PROTOCOL)
+    y = line + 0.4 * dodge(protocols.index(found.protocol), len(protocols))
+    fill = own.color if found.protocol == protocols[0] else "white"
+    axes.plot([found.accuracy_full] * 2, [y - 0.16, y + 0.16], color=INK, linewidth=2)
+    value = _moved(found.accuracy_difference, found.accuracy_full)
+    bars = error_bars([value])
+    axes.errorbar(value.estimate, y, xerr=bars, color=own.color, marker=own.marker, mfc=fill, markersize=6, capsize=2)
+
+
+def _protocol_legend(drawn: Figure, own: Mark) -> None:
+    looks = zip(PROTOCOL.values(), (own.color, "white"), strict=True)
+    handles = [
+        Line2D([], [], color=own.color, marker=own.marker, mfc=fill, linestyle="", label=title) for title, fill in looks
+    ]
+    handles.append(
+        Line2D([], [], color=INK, marker="|", markersize=10, mew=2, linestyle="", label="the same with the full cache")
+    )
+    drawn.legend(handles=handles, loc="outside upper left", ncols=3)

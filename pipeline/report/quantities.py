@@ -1,0 +1,88 @@
+"""How numbers are written: one function per kind of quantity, each with its unit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from pipeline.record import Interval
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+MINUS = "\N{MINUS SIGN}"
+GLUE = "\N{NO-BREAK SPACE}"
+DASH = "\N{EN DASH}"  # stands where there is nothing to show
+
+
+def count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def ratio(value: float) -> str:
+    if not math.isfinite(value):
+        return "undefined" if math.isnan(value) else "∞"
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 3
+    return f"{value:,.{digits}f}{TIMES}"
+
+
+def ratio_interval(value: Interval) -> str:
+    if not math.isfinite(value.estimate):
+        return ratio(value.estimate)
+    return f"{ratio(value.estimate)} {ratio_ends(value) if value.n > 1 else '(one sample)'}"
+
+
+def ratio_ends(value: Interval) -> str:
+    low, high = (ratio(end).removesuffix(TIMES) for end in (value.low, value.high))
+    return f"[{low},{GLUE}{high}]"
+
+
+def share(value: float | None) -> str:
+    return DASH if value is None or not math.isfinite(value) else f"{100 * value:.1f}{GLUE}%"
+
+
+def decimal(value: float, digits: int = 2) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS) if math.isfinite(value) else "undefined"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", MINUS) if math.isfinite(value) else "undefined"
+
+
+def signed_interval(value: Interval, digits: int = 2) -> str:
+    ends = f" [{signed(value.low, digits)},{GLUE}{signed(value.high, digits)}]"
+    return signed(value.estimate, digits) + (ends if math.isfinite(value.estimate) else "")
+
+
+def seconds(value: float) -> str:
+    if not math.isfinite(value):
+        return "undefined"
+    scale, unit = next(((s, u) for s, u in ((1.0, "s"), (1e3, "ms")) if value * s >= 1), (1e6, "µs"))
+    return f"{value * scale:.3g}{GLUE}{unit}" if value * scale < 100 else f"{value * scale:,.0f}{GLUE}{unit}"
+
+
+def data(n_bytes: float) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if n_bytes >= size:
+            return (
+                f"{n_bytes / size:.3g}{GLUE}{unit}" if n_bytes < 1000 * size else f"{n_bytes / size:,.0f}{GLUE}{unit}"
+            )
+    return f"{n_bytes:.0f}{GLUE}B"
+
+
+def per_second(value: float, unit: str) -> str:
+    """Decimal giga-units, as hardware is advertised: 19.8 GB/s, 120 GFLOP/s."""
+    return f"{value / 1e9:,.3g}{GLUE}G{unit}/s" if value < 1e12 else f"{value / 1e9:,.0f}{GLUE}G{unit}/s"
+
+
+def plural(n: int, noun: str) -> str:
+    return f"{count(n)} {noun}" if n == 1 else f"{count(n)} {noun}s"
+
+
+def words(items: Iterable[str]) -> str:
+    """`a, b and c`"""
+    *head, last = list(items)
+    return f"{', '.join(head)} and {last}" if head else last
+
+
+def free_text(text: str) -> str:
+    """Text from a record on one line, safe inside a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;") or DASH

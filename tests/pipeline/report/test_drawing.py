@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from pipeline.report import drawing, step_plots
+
+NAMES = ("full", "no_cache", "sliding_window", "attention_sink", "random_eviction")
+
+
+def test_techniques_of_one_figure_differ_in_colour_and_in_shape() -> None:
+    for one, other in itertools.combinations(NAMES, 2):
+        assert drawing.mark(one).color != drawing.mark(other).color
+    assert len({drawing.mark(name) for name in NAMES}) == len(NAMES)
+
+
+def test_a_mark_depends_on_nothing_but_the_name() -> None:
+    before = [drawing.mark(name) for name in NAMES]
+    drawing.mark("a technique that was added later")
+    assert [drawing.mark(name) for name in NAMES] == before
+    assert drawing.mark("sliding_window") == drawing.Mark("#0072B2", "P")
+
+
+@pytest.mark.parametrize("values", [[0.5] * 5, [0.1, 0.11, 0.9], [1.0, 1.0, 0.0, 0.02], [0.4]])
+def test_labels_are_moved_apart_in_their_order(values: list[float]) -> None:
+    placed = drawing.spread_apart(values, gap=0.1)
+    ordered = [place for _, place in sorted(zip(values, placed, strict=True))]
+    assert ordered == sorted(ordered)
+    assert all(b - a >= 0.1 - 1e-3 for a, b in itertools.pairwise(ordered))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.9, 1.1), (0.3, 1.2), (0.1, 80.0), (1e-3, 1e4)])
+def test_axes_have_a_handful_of_ticks_however_wide_the_range(low: float, high: float) -> None:
+    ticks = drawing.round_ticks(low, high)
+    assert 3 <= len(ticks) <= 9
+    assert all(low <= tick <= high for tick in ticks)
+
+
+def test_running_median_ignores_a_single_spike() -> None:
+    assert step_plots.running_median([1.0, 1.0, 9.0, 1.0, 1.0]) == [1.0] * 5

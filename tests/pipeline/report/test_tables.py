@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+from pipeline.report import context, evidence, tables
+from pipeline.report import quantities as q
+from tests.pipeline.report import factory
+
+
+def rows_of(records: list, folder: Path) -> list[evidence.Row]:
+    return evidence.load(factory.store(records, folder / "results"))
+
+
+def test_every_cell_of_the_cost_table_is_a_field_of_its_record(tmp_path: Path) -> None:
+    (row,) = rows_of([factory.timed("sliding_window", 4096, 0.45)], tmp_path)
+    cost = row.record.cost
+    assert cost is not None
+    (line,) = tables.technique_cost([row], tmp_path / "reports").rows
+    held = q.data(cost.technique.kv_bytes_held[-1])
+    assert line[1:] == [
+        "1",
+        f"{held} ({q.share(cost.technique.kv_bytes_held[-1] / cost.full.kv_bytes_held[-1])})",
+        q.ratio_interval(cost.ttft_ratio),
+        q.ratio_interval(cost.tpot_ratio),
+        q.ratio_ends(cost.aa_tpot_ratio),
+        "faster",
+    ]
+
+
+def test_lengths_link_to_the_record_behind_the_row(tmp_path: Path) -> None:
+    (row,) = rows_of([factory.timed("sliding_window", 4096)], tmp_path)
+    (line,) = tables.technique_cost([row], tmp_path / "reports").rows
+    target = line[0].removeprefix("[4,096](").removesuffix(")")
+    assert (tmp_path / "reports" / target).resolve() == row.path.resolve()
+
+
+def test_recall_table_shows_every_task_under_both_protocols(tmp_path: Path) -> None:
+    (row,) = rows_of([factory.judged("sliding_window", 512, 0.8)], tmp_path)
+    table = tables.technique_recall(row, tmp_path)
+    assert len(table.rows) == 2 * len(factory.TASKS)
+    assert {line[2] for line in table.rows} == {"0.570 (0.970)", "0.170 (0.970)"}
+
+
+def test_a_skipped_technique_keeps_its_line_in_the_comparison(tmp_path: Path) -> None:
+    skipped = factory.make(factory.cell("no_cache"), status="skipped", reason="too slow", remedy="time")
+    rows = rows_of([factory.timed("full", ratio=1.0), skipped], tmp_path)
+    lines = tables.summary_cost(rows, evidence.labels(rows), tmp_path).rows
+    assert [("no_cache" in line[0], line[-1]) for line in lines] == [(False, "no difference found"), (True, "skipped")]
+
+
+def test_failed_and_skipped_cells_are_listed_with_reason_and_remedy(tmp_path: Path) -> None:
+    rows = rows_of(factory.realistic(), tmp_path)
+    lines = context.not_measured(rows, tmp_path).rows
+    assert [(line[3], line[4], line[5]) for line in lines] == [
+        ("skipped", "needs at least 900 s", "a higher profile.max_cell_s"),
+        ("failed", "MemoryError: 12 GiB \\| not free", "a smaller batch"),
+    ]
+
+
+def test_text_from_records_cannot_break_a_table(tmp_path: Path) -> None:
+    table = tables.Table([("Why", "l")], [[q.free_text("a | b\n<script>c")]])
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(str(table))
+    assert html.count("<tr>") == 2
+    assert html.count("<td") == 1
+    assert "<script>" not in html
+
+
+def test_the_environment_has_a_column_for_each_machine(tmp_path: Path) -> None:
+    factory.store([factory.timed("full")], tmp_path / "results", "machine-b")
+    table = context.environment(rows_of([factory.timed("full")], tmp_path))
+    assert [heading for heading, _ in table.columns] == ["", "`machine-b`", f"`{factory.MACHINE}`"]
+    assert all(len(line) == 3 for line in table.rows)
+    assert ["torch", "2.13.0+cpu", "2.13.0+cpu"] in [list(line) for line in table.rows]
+
+
+def test_configuration_names_the_parts_of_every_axis(tmp_path: Path) -> None:
+    table = context.configuration(rows_of([factory.timed("sliding_window")], tmp_path))
+    assert [list(line) for line in table.rows] == [
+        ["scorer", "`SinkScorer`, `n_sinks=4`"],
+        ["allocation", "`UniformAllocation`"],
+        ["budget", "25 %"],
+    ]
+
+
+def test_a_gate_that_was_missed_stands_out() -> None:
+    gate = {"name": "multi_key_8", "unit": "accuracy", "seq_len": 512, "value": 0.91, "bound": 0.93, "n": 200}
+    lines = context.gates([gate | {"passed": False}, gate | {"passed": True}]).rows
+    assert [line[-1] for line in lines] == ["**not passed**", "passed"]
+    assert list(lines[0][:5]) == ["multi key 8 (accuracy)", "512", "0.91", "0.93", "200"]
+
+
+def test_units_change_with_the_size() -> None:
+    assert [q.seconds(s).replace(q.GLUE, " ") for s in (2.5, 0.0123, 4e-6, 0.5)] == [
+        "2.5 s",
+        "12.3 ms",
+        "4 µs",
+        "500 ms",
+    ]
+    assert [q.data(n).replace(q.GLUE, " ") for n in (0, 1536, 3 << 20, 5 << 30)] == ["0 B", "1.5 KiB", "3 MiB", "5 GiB"]
+    assert [q.ratio(r) for r in (0.0456, 0.456, 4.56, 45.6, 456.0)] == ["0.046×", "0.46×", "4.56×", "45.6×", "456×"]
+    assert q.ratio(float("nan")) == "undefined"
+    assert q.signed(-0.0004) == "+0.00"
+
+
+def test_a_single_sample_is_shown_without_an_interval() -> None:
+    single = factory.interval(0.7, 0.0, n=1)
+    assert q.ratio_interval(single) == "0.70× (one sample)"
+    assert q.ratio_interval(factory.interval(0.7, 0.1)).replace(q.GLUE, " ") == "0.70× [0.60, 0.80]"

@@ -1,0 +1,37 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: help repro test lint report clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+repro: $(STAMP) ## install if needed, run every experiment that is not up to date, render the report
+	@dvc repro && echo "the report is in reports/report.md"
+
+test: lint ## everything that must hold: format, lint, types, all tests
+	@python -m pytest --durations=15
+
+lint: $(STAMP) ## format, lint and types only
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+report: $(STAMP) ## render reports/ from the records that exist, measure nothing
+	@python -m pipeline.report
+
+clean: ## remove the virtual environment and caches; records, checkpoints and reports stay
+	rm -rf .venv .cache .mypy_cache .ruff_cache build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is older than Python 3.11; say which to use: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,slurm]'
+	@touch $@

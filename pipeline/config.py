@@ -1,0 +1,192 @@
+"""The resolved configuration as frozen values: types and ranges here, what fields say together in `checks`."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from pipeline import ROOT, checks, hardware
+from pipeline.record import Cell
+
+OmegaConf.register_new_resolver("profile_for_hardware", lambda: "cuda" if hardware.has_cuda() else "cpu", replace=True)
+
+Count = Annotated[int, Field(gt=0)]
+# `workload.seq_len=512` on the command line means a grid of one.
+Grid = Annotated[
+    list[Count], Field(min_length=1), BeforeValidator(lambda value: value if isinstance(value, list) else [value])
+]
+
+
+Task = Literal["single_needle", "multi_key_8", "multi_key_32", "multi_query", "variable_tracking", "most_frequent"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Level(_Frozen):
+    name: Literal["token"]
+    measure: dict[str, Any]
+
+
+class Weights(_Frozen):
+    name: Literal["none"]
+
+
+class Engine(_Frozen):
+    name: str
+    cache: dict[str, Any]
+
+
+class Strategy(_Frozen):
+    """A point: what is kept (scorer … on_evict) and how it is held (encoding … placement)."""
+
+    name: str
+    title: str
+    paper: str | None
+    summary: str
+    keep_ratio: Annotated[float, Field(gt=0, le=1)] | None
+    kv_budget: Count | None
+    scorer: dict[str, Any]
+    allocation: dict[str, Any]
+    schedule: dict[str, Any]
+    on_evict: dict[str, Any]
+    encoding: dict[str, Any]
+    sharing: dict[str, Any]
+    placement: dict[str, Any]
+
+    def budget_at(self, seq_len: int) -> int | None:
+        """Tokens per KV head for a prompt; an explicit budget wins over the ratio, neither keeps everything."""
+        if self.kv_budget is not None or self.keep_ratio is None:
+            return self.kv_budget
+        return round(self.keep_ratio * seq_len)
+
+
+class Model(_Frozen):
+    name: str
+    title: str
+    source: Literal["checkpoint", "random", "hub"]
+    path: str | None
+    max_seq_len: Count | None
+    hard_limit: bool
+    config: dict[str, Any] | None
+
+
+class Workload(_Frozen):
+    name: str
+    measure: Annotated[list[Literal["cost", "quality"]], Field(min_length=1)]
+    seq_len: Grid
+    batch: Grid
+    n_new_tokens: Count
+    tasks: list[Task]
+    n_items: Count
+    n_text_streams: Annotated[int, Field(ge=0)]
+    n_text_tokens: Annotated[int, Field(ge=0)]
+
+
+class Profile(_Frozen):
+    name: str
+    n_threads: Count | None
+    n_prefill_trials: Count
+    n_decode_trials: Count
+    n_new_tokens: Count
+    n_bootstrap: Count
+    n_items: Count
+    n_text_streams: Annotated[int, Field(ge=0)]
+    n_text_tokens: Annotated[int, Field(ge=0)]
+    max_cell_s: Annotated[float, Field(gt=0)]
+    standard_seq_len: Grid
+    quality_seq_len: Grid
+    cost_seq_len: Grid
+    batched_seq_len: Grid
+
+
+class Tracking(_Frozen):
+    name: str
+    mode: Literal["offline", "online", "disabled"]
+    project: str
+    init_timeout_s: Annotated[float, Field(gt=0)]
+
+
+class Experiment(_Frozen):
+    """One technique on one model over a grid of lengths and batches."""
+
+    level: Level
+    model: Model
+    strategy: Strategy
+    baseline: Strategy
+    weights: Weights
+    engine: Engine
+    workload: Workload
+    profile: Profile
+    tracking: Tracking
+    seed: Annotated[int, Field(ge=0)]
+    dtype: Literal["float32", "float64", "bfloat16", "float16"]
+    device: Literal["auto", "cpu", "cuda"]
+    results_dir: str
+    prune: bool
+
+    @classmethod
+    def from_hydra(cls, cfg: DictConfig) -> Experiment:
+        """Raises ValueError, one line with field, value and what is valid, before anything heavy is imported."""
+        try:
+            experiment = cls.model_validate(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+        except ValidationError as error:
+            raise ValueError(_one_line(error)) from None
+        checks.check(experiment)
+        return experiment
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        return self.model_dump()
+
+    @property
+    def results_path(self) -> Path:
+        return ROOT / self.results_dir
+
+    @property
+    def n_threads(self) -> int:
+        return self.profile.n_threads or hardware.n_usable_cores()
+
+    @property
+    def resolved_device(self) -> Literal["cpu", "cuda"]:
+        if self.device == "auto":
+            return "cuda" if hardware.has_cuda() else "cpu"
+        return self.device
+
+    def cells(self) -> list[Cell]:
+        """The grid, shortest prompt first."""
+        return [self._cell(seq_len, batch) for seq_len in self.workload.seq_len for batch in self.workload.batch]
+
+    def _cell(self, seq_len: int, batch: int) -> Cell:
+        return Cell(
+            level=self.level.name,
+            model=self.model.name,
+            strategy=self.strategy.name,
+            weights=self.weights.name,
+            engine=self.engine.name,
+            workload=self.workload.name,
+            seq_len=seq_len,
+            batch=batch,
+            n_new_tokens=self.workload.n_new_tokens,
+            kv_budget=self.strategy.budget_at(seq_len),
+            dtype=self.dtype,
+            device=self.resolved_device,
+            seed=self.seed,
+        )
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = ".".join(part for part in first["loc"] if isinstance(part, str))
+    if first["type"] == "extra_forbidden":
+        return f"{field}={first['input']!r}: no such option; see --cfg job"
+    if first["type"] == "missing":
+        return f"{field}: missing; see --cfg job"
+    valid = first["msg"].removeprefix("Input should be ")
+    why = f"not possible; valid: {valid}" if valid != first["msg"] else valid
+    return f"{field}={first['input']}: {why}"

@@ -1,0 +1,115 @@
+"""What a run shows: progress on stderr, the table and the paths on stdout; plain text in a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import mean
+from typing import Protocol
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipeline.grid import Done, Grid
+from pipeline.record import Cost, Interval, Quality, Record
+
+IDENTITY = ("technique", "model", "tokens", "batch", "kept")
+COST = ("KV held", "of full", "TTFT", "TPOT", "TPOT / full")
+QUALITY = ("recall aware", "agnostic", "text nats")
+COLUMNS = IDENTITY + COST + QUALITY
+
+
+class Announce(Protocol):
+    def __call__(self, done: Done) -> None: ...
+
+
+@contextmanager
+def progress(n_cells: int, title: str) -> Iterator[Announce]:
+    """A bar with the time left on a terminal; in a pipe one line for each cell."""
+    columns = (TextColumn(escape(title)), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = _console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=n_cells)
+        seen: list[Done] = []
+
+        def announce(done: Done) -> None:
+            seen.append(done)
+            bar.advance(task)
+            cell = done.record.cell
+            how = "already measured" if done.reused else f"{done.record.status} after {done.record.wall_s:.1f} s"
+            where = f"{cell.strategy} on {cell.model}, {cell.seq_len:,} tokens, batch {cell.batch}"
+            console.print(f"[{len(seen)}/{n_cells}] {where}: {how}", markup=False, highlight=False)
+
+        yield announce
+
+
+def show(grid: Grid, root: Path) -> None:
+    console = _console()
+    rows = [_row(done.record) for done in grid.cells]
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    filled = [index for index in range(len(COLUMNS)) if any(row[index] for row in rows)]
+    for index in filled:
+        table.add_column(COLUMNS[index], justify="left" if index < 2 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[index] for index in filled))
+    console.print(table)
+    for done in grid.cells:
+        if done.record.status != "ok":
+            _print(console, f"{done.record.status} {done.record.cell.slug}: {done.record.reason}")
+            _print(console, f"  what would help: {done.record.remedy}")
+        _print(console, f"{'kept ' if done.reused else 'wrote'} {_shorten(done.path, root)}")
+    for path in grid.removed:
+        _print(console, f"removed {_shorten(path, root)}: not in this grid")
+    if grid.tracking_path:
+        _print(console, f"W&B   {_shorten(grid.tracking_path, root)}")
+
+
+def _row(record: Record) -> list[str]:
+    cell = record.cell
+    budget = "all" if cell.kv_budget is None else f"{cell.kv_budget:,}"
+    head = [cell.strategy, cell.model, f"{cell.seq_len:,}", str(cell.batch), budget]
+    return head + _cost(record.cost) + _quality(record.quality)
+
+
+def _cost(cost: Cost | None) -> list[str]:
+    if cost is None:
+        return [""] * len(COST)
+    held, full = cost.technique.kv_bytes_held[-1], cost.full.kv_bytes_held[-1]
+    times = [f"{1e3 * cost.technique.ttft_s_p50:.1f} ms", f"{1e3 * cost.technique.tpot_s_p50:.2f} ms"]
+    return [f"{held / 2**20:.2f} MiB", f"{held / full:.0%}", *times, _interval(cost.tpot_ratio)]
+
+
+def _quality(quality: Quality | None) -> list[str]:
+    if quality is None:
+        return [""] * len(QUALITY)
+    text = f"{quality.text.nll:.2f} ({quality.text.nll - quality.text.nll_full:+.2f})" if quality.text else ""
+    return [_recall(quality, "query_aware"), _recall(quality, "query_agnostic"), text]
+
+
+def _recall(quality: Quality, protocol: str) -> str:
+    tasks = [task for task in quality.tasks if task.protocol == protocol]
+    if not tasks:
+        return ""
+    return f"{mean(t.accuracy for t in tasks):.2f} (full {mean(t.accuracy_full for t in tasks):.2f})"
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.estimate:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def _shorten(path: Path, root: Path) -> Path:
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _console(stderr: bool = False) -> Console:
+    """In a pipe rich would fold at 80 columns: a table that somebody wants to read or grep needs its full width."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=200)

@@ -1,0 +1,62 @@
+import pytest
+
+from pipeline.config import Experiment
+from pipeline.levels import token
+from pipeline.levels.token import Measured, measure_cell
+from tests.pipeline.small import composed
+
+SMALL = ["model=bench", "model.config.hidden_size=96", "model.config.intermediate_size=128", "workload=cost",
+         "model.config.num_hidden_layers=2", "model.config.vocab_size=500", "workload.seq_len=96"]  # fmt: skip
+
+
+def measured(*overrides: str) -> Measured:
+    experiment = Experiment.from_hydra(composed(*overrides))
+    return measure_cell(experiment.cells()[0], experiment)
+
+
+@pytest.mark.parametrize("strategy", ["full", "sliding_window", "attention_sink", "random_eviction", "no_cache"])
+def test_cost_is_measured_for_every_technique(strategy: str) -> None:
+    found = measured(*SMALL, f"strategy={strategy}", "workload.batch=2")
+    assert found.quality is None and found.cost is not None
+    held, predicted = found.cost.technique.kv_bytes_logical, found.predicted.kv_bytes_held
+    assert held == pytest.approx(predicted, rel=0.1)
+    assert found.cost.full.kv_bytes_logical >= held
+    assert found.cost.decode_bandwidth_share > 0
+
+
+def test_a_cell_that_would_take_too_long_says_why_and_what_would_help() -> None:
+    found = measured(*SMALL, "profile.max_cell_s=1e-9")
+    assert found.cost is None and found.quality is None
+    assert "needs at least" in found.skipped and "allowed are 1e-09 s" in found.skipped
+    assert "workload.seq_len" in found.remedy and "profile.max_cell_s" in found.remedy
+
+
+def test_recomputing_is_predicted_to_take_longer_than_any_cache() -> None:
+    def least_s(strategy: str) -> float:
+        experiment = Experiment.from_hydra(composed(*SMALL, "workload.seq_len=2048", f"strategy={strategy}"))
+        return token.Bench.of(experiment.cells()[0], experiment).least_s()
+
+    assert least_s("no_cache") > 1.5 * least_s("full")
+
+
+def test_the_baseline_keeps_everything_whatever_the_technique_is() -> None:
+    overrides = ["strategy=sliding_window", "strategy/scorer=random", "strategy.kv_budget=32"]
+    experiment = Experiment.from_hydra(composed(*SMALL, *overrides))
+    bench = token.Bench.of(experiment.cells()[0], experiment)
+    technique, full = bench.arms.technique(8).cache, bench.arms.full(8).cache
+    assert technique.layers[0].retention.kv_budget == 32
+    assert full.layers[0].retention.kv_budget is None
+    assert type(technique.layers[0].retention.scorer) is not type(full.layers[0].retention.scorer)
+
+
+def test_a_grid_loads_its_model_once() -> None:
+    experiment = Experiment.from_hydra(composed(*SMALL, "workload.seq_len=[32,64]"))
+    first, second = (token.Bench.of(cell, experiment).loaded.model for cell in experiment.cells())
+    assert first is second
+
+
+def test_quality_covers_every_task_under_both_protocols_and_text() -> None:
+    found = measured("workload=quality", "workload.seq_len=128", "strategy=sliding_window").quality
+    assert found is not None and found.text is not None
+    assert len({(task.task, task.protocol) for task in found.tasks}) == len(found.tasks) == 12
+    assert len(found.corpus_sha256) == 64

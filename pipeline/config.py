@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pipeline import ROOT, checks, hardware
 from pipeline.record import Cell
+from pipeline.variants import variant
 
 OmegaConf.register_new_resolver("profile_for_hardware", lambda: "cuda" if hardware.has_cuda() else "cpu", replace=True)
 
@@ -22,6 +23,9 @@ Grid = Annotated[
 
 
 Task = Literal["single_needle", "multi_key_8", "multi_key_32", "multi_query", "variable_tracking", "most_frequent"]
+
+
+AXES = ("scorer", "allocation", "schedule", "on_evict", "encoding", "sharing", "placement")
 
 
 class _Frozen(BaseModel):
@@ -58,6 +62,11 @@ class Strategy(_Frozen):
     encoding: dict[str, Any]
     sharing: dict[str, Any]
     placement: dict[str, Any]
+
+    @property
+    def variant(self) -> str:
+        """The name, with what the command line changed of the published point."""
+        return variant(self.name, {axis: getattr(self, axis) for axis in AXES})
 
     def budget_at(self, seq_len: int) -> int | None:
         """Tokens per KV head for a prompt; an explicit budget wins over the ratio, neither keeps everything."""
@@ -166,7 +175,7 @@ class Experiment(_Frozen):
         return Cell(
             level=self.level.name,
             model=self.model.name,
-            strategy=self.strategy.name,
+            strategy=self.strategy.variant,
             weights=self.weights.name,
             engine=self.engine.name,
             workload=self.workload.name,

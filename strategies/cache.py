@@ -20,7 +20,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from strategies.attention import attached, causal_attention, grouped_attention, visible
-from strategies.rope import Rotate, rotation_of
+from strategies.rope import Rotation, rotation_of
 from strategies.token.contiguous import Contiguous
 from strategies.token.dense import DenseStorage
 from strategies.token.drop import Drop
@@ -56,20 +56,20 @@ class SlotLayer(CacheLayerMixin):
         storage: Callable[[], DenseStorage],
         *,
         headroom: int,
-        rotate: Rotate | None,
+        rotation: Rotation | None,
     ) -> None:
         super().__init__()
         self.layer_idx = layer_idx
         self.retention = retention
         self.make_storage = storage
         self.headroom = headroom
-        self.rotate = rotate if retention.scorer.in_cache_positions else None
+        self.rotation = rotation if retention.scorer.in_cache_positions else None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.storage = self.make_storage()
         self.n_seen = torch.zeros((), dtype=torch.long, device=key_states.device)
         self.n_held = 0
-        self.sink_keys: Tensor | None = None  # as they were before anything was evicted
+        self.sinks: tuple[Tensor, Tensor] | None = None  # their keys as they were before anything was evicted
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -163,15 +163,16 @@ class SlotLayer(CacheLayerMixin):
 
     def _move_sinks(self, n_evicted: Tensor) -> None:
         """Close the gap that eviction left, as the model sees it, by moving the sinks up to the window."""
-        if self.rotate is None:
+        if self.rotation is None:
             return
-        if self.sink_keys is None:
-            self.sink_keys = self.storage.tokens(self.retention.scorer.n_sinks)[0].clone()
-        self.storage.place_first(self.rotate(self.sink_keys, n_evicted))
+        if self.sinks is None:
+            key, _ = self.storage.tokens(self.retention.scorer.n_sinks)
+            self.sinks = self.rotation.prepare(key)
+        self.storage.place_first(self.rotation(self.sinks, n_evicted))
 
     def _as_seen(self, position: Tensor) -> Tensor:
         """Positions [b, h, N] as the model sees them: moved sinks lie right before the oldest other token."""
-        if self.sink_keys is None:
+        if self.sinks is None:
             return position
         n_evicted = self.n_seen - self.n_held
         return torch.where(position < self.retention.scorer.n_sinks, position + n_evicted, position)
@@ -205,7 +206,7 @@ class SlotLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         if self.is_initialized:
-            del self.storage, self.positions, self.scores, self.n_seen, self.sink_keys
+            del self.storage, self.positions, self.scores, self.n_seen, self.sinks
         self.n_held = 0
         self.is_initialized = False
 
@@ -213,8 +214,8 @@ class SlotLayer(CacheLayerMixin):
         self.storage.reorder(beam_idx)
         if self.positions.shape[0] > 1:
             self.positions, self.scores = self.positions[beam_idx], self.scores[beam_idx]
-        if self.sink_keys is not None:
-            self.sink_keys = self.sink_keys[beam_idx]
+        if self.sinks is not None:
+            self.sinks = self.sinks[0][beam_idx], self.sinks[1][beam_idx]
 
     def crop(self, tokens_to_remove: int) -> None:
         raise ValueError(f"crop({tokens_to_remove}): an evicted token cannot be brought back; valid: a new cache")
@@ -278,7 +279,7 @@ def build_cache(
     stock = DynamicCache(config=model.config).layers
     windows = [_native_window(layer, model) for layer in stock]
     budgets = [None] * len(stock) if kv_budget is None else allocation(kv_budget, len(stock))
-    rotate = rotation_of(model) if scorer.in_cache_positions else None
+    rotation = rotation_of(model) if scorer.in_cache_positions else None
     # Where only some layers are sliding, those are small already and are left as the model has them.
     only_sliding = all(windows)
 
@@ -288,7 +289,7 @@ def build_cache(
         retention = Retention(budgets[layer_idx], scorer, schedule, on_evict)
         if window := windows[layer_idx]:
             retention = _within(window, retention, follow=only_sliding)
-        return SlotLayer(layer_idx, retention, lambda: encoding(placement), headroom=headroom, rotate=rotate)
+        return SlotLayer(layer_idx, retention, lambda: encoding(placement), headroom=headroom, rotation=rotation)
 
     return SlotCache(layers=sharing(make_layer, len(stock)))
 
@@ -328,7 +329,8 @@ def _tensor_bytes(holder: Any) -> int:
     pending = [holder]
     while pending:
         for held in vars(pending.pop()).values():
-            for item in held.values() if isinstance(held, dict) else [held]:
+            items = held.values() if isinstance(held, dict) else held if isinstance(held, tuple) else [held]
+            for item in items:
                 if isinstance(item, Tensor):
                     storages[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
                 elif isinstance(item, DenseStorage):

@@ -1,21 +1,39 @@
-"""Moving a key that already carries its rotary position (RoFormer, arXiv 2104.09864)."""
+"""Moving keys that already carry their rotary position (RoFormer, arXiv 2104.09864)."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-Rotate = Callable[[Tensor, Tensor], Tensor]
-
 # Frequencies of these types do not depend on the length, so rotations compose.
 _FIXED_TYPES = ("default", "linear", "llama3", "yarn")
 
 
-def rotation_of(model: PreTrainedModel) -> Rotate | None:
-    """A function (key [..., D], shift []) → the key `shift` positions later, or None without rotary positions.
+class Rotation:
+    """Turns the first R of D dimensions, dimension i together with i + R/2, by `frequency` [R/2] per position."""
+
+    def __init__(self, frequency: Tensor) -> None:
+        self.frequency = torch.cat([frequency, frequency])
+
+    def prepare(self, key: Tensor) -> tuple[Tensor, Tensor]:
+        """key [..., D] → the part that turns and its quarter turn, both [..., R], in single precision at least.
+
+        What does not depend on the shift is done once here, since sinks move in every step.
+        """
+        turning = key[..., : len(self.frequency)].to(torch.promote_types(key.dtype, torch.float32))
+        first, second = turning.chunk(2, dim=-1)
+        return turning.clone(), torch.cat([-second, first], dim=-1)
+
+    def __call__(self, prepared: tuple[Tensor, Tensor], shift: Tensor) -> Tensor:
+        """The turning part [..., R] of the keys, `shift` [] positions later."""
+        turning, quarter = prepared
+        angle = (shift * self.frequency).to(turning.dtype)
+        return torch.addcmul(turning * angle.cos(), quarter, angle.sin())
+
+
+def rotation_of(model: PreTrainedModel) -> Rotation | None:
+    """The rotation of a model's keys, or None without rotary positions.
 
     Raises ValueError for rotary variants whose frequencies change with the length or differ between layers.
     """
@@ -27,11 +45,4 @@ def rotation_of(model: PreTrainedModel) -> Rotate | None:
     if not isinstance(frequency, Tensor) or kind not in _FIXED_TYPES:
         raise ValueError(f"model={type(model).__name__}: rope_type={kind!r} cannot be moved; "
                          f"valid: {', '.join(_FIXED_TYPES)}, the same in all layers")  # fmt: skip
-
-    def rotate(key: Tensor, shift: Tensor) -> Tensor:
-        angle = shift.float() * frequency.to(key.device)
-        first, second, rest = key.float().split([len(angle), len(angle), key.shape[-1] - 2 * len(angle)], dim=-1)
-        cos, sin = angle.cos(), angle.sin()
-        return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1).to(key.dtype)
-
-    return rotate
+    return Rotation(frequency)

@@ -55,8 +55,8 @@ class DenseStorage:
             self.values.scatter_(2, index, value)
 
     def place_first(self, key: Tensor) -> None:
-        """Overwrite the keys of the first slots, where the sinks lie."""
-        self.keys[:, :, : key.shape[2]] = key
+        """Overwrite the first R dimensions of the first s keys, where the sinks lie; key [B, H, s, R]."""
+        self.keys[:, :, : key.shape[2], : key.shape[3]] = key
 
     def tokens(self, n_held: int) -> tuple[Tensor, Tensor]:
         """Views of the held keys and values [B, H, n_held, D]."""

@@ -81,7 +81,7 @@ def test_reported_bytes_are_the_bytes_held(technique: str) -> None:
     n_kept = BUDGET if technique in techniques.EVICTING else n_tokens
     assert cache.bytes_logical == 3 * n_kept * token_bytes
     tensors = [layer.storage.keys, layer.storage.values, layer.positions, layer.scores, layer.n_seen]
-    tensors += [] if layer.sink_keys is None else [layer.sink_keys]
+    tensors += layer.sinks or []
     assert cache.bytes_held == 3 * sum(tensor.untyped_storage().nbytes() for tensor in tensors)
     bookkeeping = 3 * sum(tensor.nbytes for tensor in tensors[2:])
     assert cache.bytes_held - bookkeeping <= cache.bytes_logical + 3 * headroom * token_bytes

@@ -1,0 +1,1 @@
+"""Benchmarks of our own parts against other people's; they write records too."""

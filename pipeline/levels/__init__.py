@@ -1,0 +1,1 @@
+"""What each level measures; conf/level names the function."""

@@ -1,0 +1,225 @@
+"""Paired timing: every arm does the same work on the same tokens, interleaved in random order within each trial.
+
+The unit is the trial: one log-ratio each, and a bootstrap interval over them. An arm that is the reference once more
+(A/A) shows the noise floor. Shapes: B sequences, T prompt tokens, N tokens to decode.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline import intervals
+from pipeline.decoding import Decoder, require_finite
+from pipeline.memory import Ceilings, peak_growth
+from pipeline.record import Arm, Cost, Predicted
+
+NewDecoder = Callable[[], Decoder]  # an arm: each call starts afresh
+WARM_UP_STEPS = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured. Trials end early, for all arms alike, when the next would not fit into `max_s` seconds."""
+
+    n_prefill_trials: int
+    n_decode_trials: int
+    seed: int
+    max_s: float = float("inf")
+
+
+@dataclass
+class Samples:
+    """Everything one arm did, in order; units in the names."""
+
+    ttft_s: list[float] = field(default_factory=list)
+    block_step_s: list[list[float]] = field(default_factory=list)
+    kv_bytes_held: list[int] = field(default_factory=list)
+    kv_bytes_logical: int = 0
+    peak_growth_bytes: int | None = None
+
+    @property
+    def tpot_s(self) -> list[float]:
+        return [float(np.mean(block)) for block in self.block_step_s]
+
+
+class Stopwatch:
+    """Seconds on the device's own clock: CUDA events where there are any, so that a step is not made to wait."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._marks: list[tuple[float | torch.cuda.Event, float | torch.cuda.Event]] = []
+
+    @contextmanager
+    def lap(self) -> Iterator[None]:
+        started = self._mark()
+        yield
+        self._marks.append((started, self._mark()))
+
+    def seconds(self) -> list[float]:
+        if self._cuda:
+            torch.cuda.synchronize()
+            return [start.elapsed_time(end) / 1e3 for start, end in self._marks]  # type: ignore[union-attr, arg-type]
+        return [end - start for start, end in self._marks]  # type: ignore[operator]
+
+    def _mark(self) -> float | torch.cuda.Event:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+@contextmanager
+def pinned_threads(n_threads: int) -> Iterator[None]:
+    """Give torch exactly `n_threads` for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """No collection falls into a timed step. What exists is set aside, which makes collecting by hand cheap."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if enabled:
+            gc.enable()
+
+
+def trial_orders(
+    names: Sequence[str], n_trials: int, rng: np.random.Generator, max_s: float, at_least: int = 1
+) -> Iterator[list[str]]:
+    """A random order of the arms for each trial; ends early when another trial as long as the mean would not fit."""
+    started = time.perf_counter()
+    for trial in range(n_trials):
+        if trial >= at_least and (time.perf_counter() - started) * (trial + 1) / trial > max_s:
+            return
+        yield [names[i] for i in rng.permutation(len(names))]
+
+
+def measure(arms: Mapping[str, NewDecoder], prompt_BT: Tensor, stream_BN: Tensor, plan: Plan) -> dict[str, Samples]:
+    """Time prefill and decode of all arms. Decode continues the last prefill with the tokens of `stream_BN`: untimed
+    warm-up steps, then blocks of nearly equal length, one for each decode trial.
+    """
+    warm_up_BN, decode_BN = stream_BN.tensor_split([WARM_UP_STEPS], dim=1)
+    if decode_BN.shape[1] < plan.n_decode_trials:
+        valid = plan.n_decode_trials + WARM_UP_STEPS
+        raise ValueError(f"n_new_tokens={stream_BN.shape[1]}: too few for the decode trials; valid: >= {valid}")
+    with no_garbage_collection():
+        return _measure(arms, prompt_BT, warm_up_BN, decode_BN, plan)
+
+
+def _measure(
+    arms: Mapping[str, NewDecoder], prompt_BT: Tensor, warm_up_BN: Tensor, decode_BN: Tensor, plan: Plan
+) -> dict[str, Samples]:
+    rng = np.random.default_rng(plan.seed)
+    samples = {name: Samples() for name in arms}
+    decoders: dict[str, Decoder] = {}
+    for order in trial_orders(list(arms), plan.n_prefill_trials, rng, plan.max_s / 2):
+        for name in order:
+            decoders.pop(name, None)
+            decoders[name] = _time_prefill(arms[name], prompt_BT, warm_up_BN, samples[name])
+    orders = trial_orders(list(arms), plan.n_decode_trials, rng, plan.max_s / 2, at_least=2)
+    for order, block_BN in zip(orders, decode_BN.tensor_split(plan.n_decode_trials, dim=1), strict=False):
+        for name in order:
+            _time_decode(decoders[name], block_BN, samples[name])
+    return samples
+
+
+def _time_prefill(new_decoder: NewDecoder, prompt_BT: Tensor, warm_up_BN: Tensor, samples: Samples) -> Decoder:
+    """One prefill to the first token, then untimed warm-up steps; the peak of both."""
+    decoder = new_decoder()
+    device = prompt_BT.device
+    watch = Stopwatch(device)
+
+    def run() -> None:
+        with watch.lap():
+            logits = decoder.feed(prompt_BT)
+            logits.argmax(-1)
+        samples.kv_bytes_held = [decoder.kv_bytes_held]
+        require_finite(logits, "the timed prefill")
+        decoder.teacher_force(warm_up_BN)
+
+    with decoder:
+        growth = peak_growth(run, device.type)
+    samples.ttft_s += watch.seconds()
+    samples.peak_growth_bytes = growth if growth is None else max(growth, samples.peak_growth_bytes or 0)
+    return decoder
+
+
+def _time_decode(decoder: Decoder, tokens_BN: Tensor, samples: Samples) -> None:
+    """One block of steps, each fed one given token: all arms do the same work, whatever they would have said."""
+    watch = Stopwatch(tokens_BN.device)
+    with decoder:
+        for tokens_B1 in tokens_BN.split(1, dim=1):
+            with watch.lap():
+                decoder.feed(tokens_B1).argmax(-1)
+            samples.kv_bytes_held.append(decoder.kv_bytes_held)
+    samples.block_step_s.append(watch.seconds())
+    samples.kv_bytes_logical = decoder.kv_bytes_logical
+
+
+def cost(
+    technique: Samples,
+    full: Samples,
+    full_again: Samples,
+    *,
+    batch: int,
+    predicted: Predicted,
+    ceilings: Ceilings,
+    n_bootstrap: int,
+    seed: int,
+) -> Cost:
+    """Samples of one cell, summed up for its record; `predicted` is the technique's."""
+
+    def ratio(arm: Samples, kind: str) -> intervals.Interval:
+        return intervals.ratio(getattr(arm, kind), getattr(full, kind), n_bootstrap, seed)
+
+    arm = summarise(technique, batch, predicted.weight_bytes)
+    return Cost(
+        technique=arm,
+        full=summarise(full, batch, predicted.weight_bytes),
+        ttft_ratio=ratio(technique, "ttft_s"),
+        tpot_ratio=ratio(technique, "tpot_s"),
+        aa_ttft_ratio=ratio(full_again, "ttft_s"),
+        aa_tpot_ratio=ratio(full_again, "tpot_s"),
+        copy_bandwidth_bytes_per_s=ceilings.copy_bandwidth_bytes_per_s,
+        matmul_flop_per_s=ceilings.matmul_flop_per_s,
+        decode_bandwidth_share=predicted.decode_floor_s / arm.tpot_s_p50,
+        prefill_flop_share=predicted.prefill_floor_s / arm.ttft_s_p50,
+    )
+
+
+def summarise(samples: Samples, batch: int, weight_bytes: int) -> Arm:
+    steps = [step for block in samples.block_step_s for step in block]
+    growth = samples.peak_growth_bytes
+    return Arm(
+        ttft_s=samples.ttft_s,
+        tpot_s=samples.tpot_s,
+        step_s=steps,
+        kv_bytes_held=samples.kv_bytes_held,
+        kv_bytes_logical=samples.kv_bytes_logical,
+        peak_memory_bytes=None if growth is None else weight_bytes + growth,
+        ttft_s_p50=float(np.percentile(samples.ttft_s, 50)),
+        ttft_s_p90=float(np.percentile(samples.ttft_s, 90)),
+        tpot_s_p50=float(np.percentile(steps, 50)),
+        tpot_s_p90=float(np.percentile(steps, 90)),
+        decode_tokens_per_s=batch * len(steps) / sum(steps),
+    )

@@ -1,0 +1,34 @@
+"""What the command line changed of a published point, as part of its name: `attention_sink+scorer.n_sinks=8`.
+
+Without it, a changed technique would lie where the published one lies, and speak in its name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from pipeline import ROOT
+
+STRATEGIES = ROOT / "conf" / "strategy"
+
+
+def variant(name: str, parts: dict[str, dict[str, Any]]) -> str:
+    """The strategy's name and, axis by axis, where `parts` differ from those of its file."""
+    published = OmegaConf.to_container(OmegaConf.load(STRATEGIES / f"{name}.yaml"))["defaults"]  # type: ignore[call-overload, index]
+    axes = {axis: option for entry in published if isinstance(entry, dict) for axis, option in entry.items()}
+    return "+".join([name, *(change for axis, option in axes.items() for change in _changes(axis, option, parts[axis]))])
+
+
+def _changes(axis: str, option: str, part: dict[str, Any]) -> list[str]:
+    options = {path.stem: _load(path) for path in sorted((STRATEGIES / axis).glob("*.yaml"))}
+    same_class = [other for other, content in options.items() if content["_target_"] == part["_target_"]]
+    chosen = option if option in same_class else same_class[0]
+    values = [f"{axis}.{key}={value}" for key, value in part.items() if options[chosen].get(key) != value]
+    return values if chosen == option else [f"{axis}={chosen}", *values]
+
+
+def _load(path: Path) -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[return-value]

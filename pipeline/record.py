@@ -53,9 +53,6 @@ class Interval(_Frozen):
     high: float
     n: int
 
-    def excludes(self, value: float) -> bool:
-        return not self.low <= value <= self.high
-
 
 class Predicted(_Frozen):
     """The cost computed from shapes alone, before anything ran."""
@@ -63,8 +60,8 @@ class Predicted(_Frozen):
     weight_bytes: int
     kv_bytes_per_token: int  # full cache, one sequence, all layers
     kv_bytes_held: int  # at the last step, whole batch
-    decode_bytes_per_step: int  # weights + held keys and values, read once
-    decode_floor_s: float  # decode_bytes_per_step / measured copy bandwidth
+    decode_bytes_per_step: int  # weights + keys and values held half-way through decoding, read once
+    decode_floor_s: float  # at the measured copy bandwidth; where every step recomputes, at least a prefill's floor
     prefill_flop: float
     prefill_floor_s: float  # prefill_flop / measured FLOP/s
 
@@ -90,14 +87,25 @@ class Cost(_Frozen):
 
     technique: Arm
     full: Arm
+    full_again: Arm  # the same work as `full`, timed as an arm of its own (A/A)
     ttft_ratio: Interval
     tpot_ratio: Interval
-    aa_ttft_ratio: Interval  # full against itself: the noise floor
+    aa_ttft_ratio: Interval  # full_again / full: the noise floor
     aa_tpot_ratio: Interval
     copy_bandwidth_bytes_per_s: float  # measured in the same process
     matmul_flop_per_s: float
     decode_bandwidth_share: float  # achieved / measured bandwidth, of the bytes the step must read
     prefill_flop_share: float
+
+
+class Items(_Frozen):
+    """What every item (or text stream) scored, in order: its mean over the tokens that were asked."""
+
+    depth: list[float]  # where the needle lay, 0 is the start of the context; empty for text
+    correct: list[float]
+    correct_full: list[float]
+    nll: list[float]  # nats
+    nll_full: list[float]
 
 
 class TaskQuality(_Frozen):
@@ -106,6 +114,9 @@ class TaskQuality(_Frozen):
     task: str
     protocol: Literal["query_aware", "query_agnostic"]
     n_items: int
+    items: Items
+    kv_bytes_held: int  # of one item, after its last token
+    kv_bytes_held_full: int
     accuracy: float
     accuracy_full: float
     accuracy_difference: Interval  # technique - full; below 0 means worse
@@ -119,6 +130,9 @@ class TaskQuality(_Frozen):
 class TextQuality(_Frozen):
     """Streaming loss on held-out text, fed token by token through the evolving cache."""
 
+    items: Items  # one per stream
+    kv_bytes_held: int  # of one stream, after its last token
+    kv_bytes_held_full: int
     n_context: int  # prompt tokens before the first scored one
     n_tokens: int  # scored tokens, over all streams
     nll: float  # nats per token; perplexity = exp(nll)
@@ -162,6 +176,7 @@ def write(record: Record, path: Path) -> None:
         file.write(record.model_dump_json(indent=1))
         file.flush()
         os.fsync(file.fileno())
+    os.chmod(file.name, 0o644)  # a temporary file is its owner's alone, a record is everybody's
     os.replace(file.name, path)
 
 

@@ -19,14 +19,17 @@ def variant(name: str, parts: dict[str, dict[str, Any]]) -> str:
     """The strategy's name and, axis by axis, where `parts` differ from those of its file."""
     published = OmegaConf.to_container(OmegaConf.load(STRATEGIES / f"{name}.yaml"))["defaults"]  # type: ignore[call-overload, index]
     axes = {axis: option for entry in published if isinstance(entry, dict) for axis, option in entry.items()}
-    return "+".join([name, *(change for axis, option in axes.items() for change in _changes(axis, option, parts[axis]))])
+    return "+".join(
+        [name, *(change for axis, option in axes.items() for change in _changes(axis, option, parts[axis]))]
+    )
 
 
 def _changes(axis: str, option: str, part: dict[str, Any]) -> list[str]:
     options = {path.stem: _load(path) for path in sorted((STRATEGIES / axis).glob("*.yaml"))}
     same_class = [other for other, content in options.items() if content["_target_"] == part["_target_"]]
     chosen = option if option in same_class else same_class[0]
-    values = [f"{axis}.{key}={value}" for key, value in part.items() if options[chosen].get(key) != value]
+    published = {key: value for key, value in options[chosen].items() if not str(value).startswith("${")}
+    values = [f"{axis}.{key}={part[key]}" for key in published if part[key] != published[key]]
     return values if chosen == option else [f"{axis}={chosen}", *values]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from strategies.attention import grouped_attention
-from strategies.token.contiguous import Contiguous
+from strategies.token.parts import Placement
 
 
 class DenseStorage:
@@ -17,7 +17,7 @@ class DenseStorage:
     keys: Tensor
     values: Tensor
 
-    def __init__(self, placement: Contiguous) -> None:
+    def __init__(self, placement: Placement) -> None:
         self.placement = placement
 
     @property

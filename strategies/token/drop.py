@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from strategies.token.parts import Storage
+
 
 class Drop:
-    def __call__(self, storage: object, slot: Tensor) -> None:
+    def __call__(self, storage: Storage, slot: Tensor) -> None:
         """Called with the slots [b, h, 1] that are about to be overwritten."""

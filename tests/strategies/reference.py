@@ -17,31 +17,26 @@ Kept = list[list[int]]  # for each query position, the positions that it sees, i
 Loser = Callable[[list[int], int], int]  # (held positions, newest position) → the one to evict
 
 
-def kept_sets(n_tokens: int, n_prompt: int, budget: int, loser: Loser) -> Kept:
-    """The prompt attends to itself in full; then it is evicted down, and every later token replaces a loser."""
-    sets = [list(range(query + 1)) for query in range(n_prompt)]
-    held = list(range(n_prompt))
-    while len(held) > budget:
-        held.remove(loser(held, n_prompt - 1))
-    for query in range(n_prompt, n_tokens):
-        if len(held) == budget:
-            held.remove(loser(held, query))
-        held.append(query)
-        sets.append(held.copy())
+def kept_sets(fed: list[int], budget: int, loser: Loser | None) -> Kept:
+    """`fed` is a prompt and what is appended to it, piece by piece, as numbers of tokens.
+
+    A piece of several tokens attends to all that is held and to itself, and is evicted down after; a single token
+    takes the place of a loser first.
+    """
+    sets: Kept = []
+    held: list[int] = []
+    for n_new in fed:
+        if n_new == 1 and held and loser and len(held) == budget:
+            held.remove(loser(held, len(sets)))
+        for _ in range(n_new):
+            held.append(len(sets))
+            sets.append(held.copy())
+        while loser and len(held) > budget:
+            held.remove(loser(held, len(sets) - 1))
     return sets
 
 
-def oldest(n_sinks: int = 0) -> Loser:
-    return lambda held, newest: min(token for token in held if token >= n_sinks)
-
-
-def lowest(score: Callable[[int], int], window_size: int) -> Loser:
-    return lambda held, newest: min((token for token in held if token <= newest - window_size), key=score)
-
-
-def logits(
-    model: PreTrainedModel, ids: Tensor, kept: Callable[[int, int], Kept], *, n_prompt: int, in_cache: bool
-) -> Tensor:
+def logits(model: PreTrainedModel, ids: Tensor, kept: Callable[[int, int], Kept], *, in_cache: bool) -> Tensor:
     """Logits [B, T, V] of `ids` [B, T]; `kept(layer, KV head)` says what every query sees."""
 
     def attention(
@@ -52,7 +47,7 @@ def logits(
         for head in range(query.shape[1]):
             for position, seen in enumerate(kept(module.layer_idx, head // group)):
                 q, k = query[:, head, position], key[:, head // group, seen]
-                if in_cache and position >= n_prompt:
+                if in_cache:
                     k = _turn(model, k, torch.arange(len(seen)) - torch.tensor(seen))
                     q = _turn(model, q[:, None], torch.tensor([len(seen) - 1 - position]))[:, 0]
                 weight = (torch.einsum("bd,bnd->bn", q, k) * scaling).softmax(-1)

@@ -171,3 +171,8 @@ def test_holding_nothing_refuses_a_budget() -> None:
     assert build(model=family("llama"), kv_budget=None) is None
     with pytest.raises(ValueError, match="recompute"):
         build(model=family("llama"), kv_budget=8)
+
+
+def test_no_room_for_the_next_token_is_refused() -> None:
+    with pytest.raises(ValueError, match="headroom=0"):
+        techniques.build("full", family("llama"), headroom=0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -97,31 +99,24 @@ def test_memory_stays_where_it_is_while_decoding_at_the_budget(technique: str) -
     assert cache.layers[0].storage.keys.data_ptr() == address
 
 
-def kept_by(technique: str, model: PreTrainedModel, budget: int) -> Any:
-    """kept(layer, head) for the reference: what each published rule keeps, spelled out token by token."""
-    if technique == "random_eviction":
-        scorer = techniques.build(technique, model).layers[0].retention.scorer
-        key = torch.empty(1, 4, 60, 8)  # at least as many heads as any family has
-
-        def kept(layer: int, head: int) -> reference.Kept:
-            score = scorer.score(key, key, torch.arange(60)[None, None], layer)[0, head].tolist()
-            return reference.kept_sets(60, 30, budget, reference.lowest(score.__getitem__, scorer.window_size))
-
-        return kept
-    n_sinks = {"sliding_window": 0, "attention_sink": 4, "full": 0}[technique]
-    budget = 60 if technique == "full" else budget
-    return lambda layer, head: reference.kept_sets(60, 30, budget, reference.oldest(n_sinks))
-
-
+@pytest.mark.parametrize(
+    "fed", [[30, *[1] * 30], [1] * 60, [30, *[1] * 10, 8, *[1] * 4, 8]], ids=["prompt", "one", "chunks"]
+)
 @pytest.mark.parametrize("model_name", ["llama", "qwen3", "gpt2"])
 @pytest.mark.parametrize("technique", techniques.CACHED)
-def test_the_brute_force_reference_agrees(technique: str, model_name: str) -> None:
-    model, ids = family(model_name), prompt(2, 60)
-    in_cache = technique == "attention_sink" and model_name != "gpt2"
+def test_the_brute_force_reference_agrees(technique: str, model_name: str, fed: list[int]) -> None:
+    model, ids = family(model_name), prompt(2, sum(fed))
+    cache = techniques.build(technique, model, BUDGET)
+    rule = import_module(f"tests.strategies.rules.{technique}")
+
+    @functools.cache
+    def kept(layer: int, head: int) -> reference.Kept:
+        return reference.kept_sets(fed, BUDGET, rule.loser(cache.layers[layer].retention.scorer, layer, head))
+
     with torch.inference_mode():
-        kept = kept_by(technique, model, BUDGET)
-        expected = reference.logits(model, ids, kept, n_prompt=30, in_cache=in_cache)
-    got = stream(model, techniques.build(technique, model, BUDGET), ids, n_prompt=30)
+        in_cache = rule.IN_CACHE_POSITIONS and model_name != "gpt2"  # learned positions cannot be moved
+        expected = reference.logits(model, ids, kept, in_cache=in_cache)
+    got = torch.cat([feed(model, cache, piece) for piece in ids.split(fed, dim=1)], dim=1)
     torch.testing.assert_close(got, expected, rtol=0, atol=2e-3)
     assert (got.argmax(-1) == expected.argmax(-1)).float().mean() > 0.99
 

@@ -1,0 +1,131 @@
+"""What each axis asks of its parts. A part is any class with these methods; none inherits from another.
+
+Shapes: B batch, H KV heads, T new tokens, N held tokens, D head_dim; b is 1 or B, h is 1 or H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+Layer = TypeVar("Layer")
+
+
+class Scorer(Protocol):
+    """Which tokens matter? Scorers hold no state: a token's score lies beside its slot, in the layer."""
+
+    @property
+    def n_sinks(self) -> int:
+        """So many first tokens are never evicted, whatever they score."""
+        ...
+
+    @property
+    def window_size(self) -> int:
+        """So many newest tokens are never evicted, whatever they score."""
+        ...
+
+    @property
+    def in_cache_positions(self) -> bool:
+        """Whether rotary positions are counted inside the cache, which lets a stream outgrow the model."""
+        ...
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether all held tokens lie, as the model sees them, within the budget's distance of the query.
+
+        Then a window of the model's own that is at least as large as the budget needs no mask.
+        """
+        ...
+
+    def score(self, key: Tensor, value: Tensor, position: Tensor, layer_idx: int) -> Tensor:
+        """New key, value [B, H, T, D] and their positions [1, 1, T] → scores [b, h, T]; the highest are kept.
+
+        b and h are 1 where the batch rows or the heads share one kept set.
+        """
+        ...
+
+
+class Allocation(Protocol):
+    """How many tokens per layer?"""
+
+    def __call__(self, kv_budget: int, n_layers: int) -> list[int]:
+        """Mean budget in tokens per KV head → budget of each layer."""
+        ...
+
+
+class Schedule(Protocol):
+    """When is it decided?"""
+
+    def allowed(self, n_tokens: int, kv_budget: int | None, *, prefill: bool) -> int:
+        """How many of `n_tokens` may stay, right after the prompt (`prefill`) or in any later step."""
+        ...
+
+
+class Placement(Protocol):
+    """Where are tokens held?"""
+
+    def allocate(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Uninitialised room of `shape` with the dtype of `like`."""
+        ...
+
+
+class Storage(Protocol):
+    """In what numbers are tokens held? One layer's slots: key, value [B, H, n, D]; slot [b, h, 1]."""
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit before room is allocated anew."""
+        ...
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of one held token position: every batch row and KV head, key and value."""
+        ...
+
+    def load(self, key: Tensor, value: Tensor, capacity: int) -> None:
+        """Hold exactly these tokens, with room for `capacity`."""
+        ...
+
+    def append(self, n_held: int, key: Tensor, value: Tensor) -> None:
+        """Write one token into slot `n_held`."""
+        ...
+
+    def replace(self, slot: Tensor, key: Tensor, value: Tensor) -> None:
+        """Overwrite one slot per row and head with the new token."""
+        ...
+
+    def place_first(self, key: Tensor) -> None:
+        """Overwrite the first R dimensions of the first s keys, where the sinks lie; key [B, H, s, R]."""
+        ...
+
+    def tokens(self, n_held: int) -> tuple[Tensor, Tensor]:
+        """The held keys and values [B, H, n_held, D]; not for a decode step."""
+        ...
+
+    def attend(
+        self, query: Tensor, n_held: int, mask: Tensor | None, *, scaling: float, softcap: float | None
+    ) -> Tensor:
+        """query [B, Hq, 1, D] on all held tokens under mask [b, h, 1, N] → [B, Hq, 1, D]."""
+        ...
+
+    def reorder(self, beam_idx: Tensor) -> None:
+        """Give row i what row beam_idx[i] holds."""
+        ...
+
+
+class OnEvict(Protocol):
+    """What happens to the loser?"""
+
+    def __call__(self, storage: Storage, slot: Tensor) -> None:
+        """Called with the slots [b, h, 1] that are about to be overwritten."""
+        ...
+
+
+class Sharing(Protocol):
+    """What do layers hold in common?"""
+
+    def __call__(self, make_layer: Callable[[int], Layer], n_layers: int) -> list[Layer]:
+        """Builds the layers of a cache, one per layer of the model."""
+        ...

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline import hardware, models
+from pipeline import hardware, models, shapes
 
 if TYPE_CHECKING:
-    from pipeline.config import Experiment, Strategy
+    from transformers import PreTrainedConfig
+
+    from pipeline.config import Experiment, Model, Strategy
     from pipeline.record import Cell
+
+# Two tokens for each fact and each question of `pipeline.tasks`, which needs torch to be asked.
+SHORTEST = {
+    "single_needle": 4,
+    "multi_key_8": 18,
+    "multi_key_32": 66,
+    "multi_query": 80,
+    "variable_tracking": 18,
+    "most_frequent": 32,
+}
+LONGEST_QUESTION = 16  # tokens that follow the prompt where recall is measured: 8 keys are asked for again
 
 
 def check(experiment: Experiment) -> None:
@@ -17,8 +30,33 @@ def check(experiment: Experiment) -> None:
     _check_trials(experiment)
     for cell in experiment.cells():
         _check_budget(experiment, cell)
-        _check_positions(experiment, cell.seq_len)
+        _check_room(experiment, cell.seq_len)
+    if experiment.model.hard_limit:
+        _check_positions(experiment, experiment.model.max_seq_len)
     models.check(experiment.model)
+
+
+def check_shape(experiment: Experiment) -> None:
+    """What only Transformers knows. Importing it takes seconds: for when there is something to measure."""
+    config = _config(experiment.model)
+    if not getattr(config, "rope_parameters", None):  # positions that are looked up end with their table
+        _check_positions(experiment, getattr(config, "max_position_embeddings", None))
+
+
+def _config(model: Model) -> PreTrainedConfig | None:
+    """None where it is not on this machine."""
+    if model.source == "random":
+        return shapes.config_of(model)
+    folder = models.folder_of(model.path or "")
+    if not folder.is_dir():
+        return None
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"model.path={folder}: {why}; valid: a folder with a readable config.json") from None
 
 
 def _check_device(experiment: Experiment) -> None:
@@ -52,6 +90,11 @@ def _check_budget(experiment: Experiment, cell: Cell) -> None:
         given = f"strategy.keep_ratio={strategy.keep_ratio} (kv_budget={budget} at {cell.seq_len} tokens)"
     if strategy.schedule == experiment.baseline.schedule:
         raise ValueError(f"{given}: {strategy.name} never evicts; valid: null, or another strategy/schedule")
+    if strategy.placement["_target_"].endswith(".Recompute"):
+        raise ValueError(
+            f"{given}: strategy/placement=recompute holds nothing that strategy/schedule could evict; "
+            "valid: strategy.keep_ratio=null strategy.kv_budget=null, or strategy/placement=contiguous"
+        )
     if budget == 0:
         raise ValueError(f"{given}: keeps nothing; valid: a ratio that keeps at least one token")
     _check_protected(strategy, budget, given)
@@ -70,13 +113,27 @@ def _check_protected(strategy: Strategy, budget: int, given: str) -> None:
         )
 
 
-def _check_positions(experiment: Experiment, seq_len: int) -> None:
-    model, workload = experiment.model, experiment.workload
-    if not model.hard_limit or model.max_seq_len is None:
-        return
-    continued = max(workload.n_new_tokens, workload.n_text_tokens if "quality" in workload.measure else 0)
-    if seq_len + continued > model.max_seq_len:
+def _check_room(experiment: Experiment, seq_len: int) -> None:
+    """Every fact and every question of every task must fit into the prompt."""
+    tasks = experiment.workload.tasks if "quality" in experiment.workload.measure else []
+    for task in tasks:
+        if seq_len < SHORTEST[task]:
+            raise ValueError(
+                f"workload.seq_len={seq_len}: too short for {task}; valid: at least {SHORTEST[task]}, "
+                "or other workload.tasks"
+            )
+
+
+def _check_positions(experiment: Experiment, limit: int | None) -> None:
+    """What follows the prompt needs positions too; scored text lies within the prompt's length."""
+    workload = experiment.workload
+    n_following = max(
+        workload.n_new_tokens if "cost" in workload.measure else 0,
+        LONGEST_QUESTION if "quality" in workload.measure else 0,
+    )
+    longest = max(workload.seq_len)
+    if limit is not None and longest + n_following > limit:
         raise ValueError(
-            f"workload.seq_len={seq_len}: with {continued} tokens more, {model.name} has only {model.max_seq_len} "
-            f"positions; valid: at most {model.max_seq_len - continued}"
+            f"workload.seq_len={longest}: with {n_following} tokens more, {experiment.model.name} has only {limit} "
+            f"positions; valid: at most {limit - n_following}"
         )

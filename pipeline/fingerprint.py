@@ -8,41 +8,58 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import platform
-from collections.abc import Iterator
-from importlib import metadata
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import ROOT
+from pipeline import ROOT, models
+from pipeline.hardware import n_usable_cores, versions
 from pipeline.record import Cell
 
-FIRST_PARTY = ("pipeline", "strategies")
-# How results are stored or followed, and which other cells are in the grid, do not change a cell's numbers.
-_NO_INFLUENCE = ("tracking", "results_dir", "prune")
+FIRST_PARTY = ("pipeline", "strategies", "benchmarks")
+# What changes no number: how results are stored or followed, names and stories, and what the cell holds already.
+_NO_INFLUENCE = ("tracking", "results_dir", "prune", "device")
+_NO_INFLUENCE_WITHIN = {
+    "model": ("title",),
+    "strategy": ("title", "summary", "paper", "keep_ratio", "kv_budget"),
+    "baseline": ("title", "summary", "paper"),
+    "workload": ("name", "seq_len", "batch"),
+    "profile": ("name", "n_threads", "standard_seq_len", "quality_seq_len", "cost_seq_len", "batched_seq_len"),
+}
 # What these hold enters by value: the resolved configuration, the hardware, the shape of a record.
-_BY_VALUE = ("pipeline", "pipeline.config", "pipeline.hardware", "pipeline.record")
+BY_VALUE = ("pipeline", "pipeline.config", "pipeline.hardware", "pipeline.record")
 
 
 def fingerprint(resolved: dict[str, Any], cell: Cell, hardware: dict[str, Any], root: Path = ROOT) -> str:
     """sha256 over configuration, code, versions, hardware and the model's files."""
-    config = {key: value for key, value in resolved.items() if key not in _NO_INFLUENCE}
-    config["workload"] = {k: v for k, v in resolved["workload"].items() if k not in ("seq_len", "batch")}
     parts = {
         "cell": cell.model_dump(),
-        "config": config,
-        "code": {name: _tree_hash(path) for name, path in import_closure(targets(resolved), root).items()},
+        "config": _influential(resolved),
+        "n_threads": resolved["profile"]["n_threads"] or n_usable_cores(),
+        "code": code_hashes(targets(resolved), root),
         "versions": versions(),
         "hardware": hardware,
-        "model": _model_hashes(root, resolved["model"].get("path")),
+        "model": _model_hashes(resolved["model"]),
     }
+    return digest(parts)
+
+
+def digest(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """The full Python version: its standard library is the text that quality is measured on."""
-    packages = {name: metadata.version(name) for name in ("torch", "transformers", "tokenizers")}
-    return {"python": platform.python_version(), **packages}
+def code_hashes(
+    names: Iterator[str] | list[str], root: Path = ROOT, leave_out: Collection[str] = BY_VALUE
+) -> dict[str, str]:
+    """The syntax trees, without docstrings, of all first-party code that `names` reach."""
+    return {name: _tree_hash(path) for name, path in import_closure(names, root, leave_out).items()}
+
+
+def _influential(resolved: dict[str, Any]) -> dict[str, Any]:
+    left = {key: value for key, value in resolved.items() if key not in _NO_INFLUENCE}
+    for group, names in _NO_INFLUENCE_WITHIN.items():
+        left[group] = {key: value for key, value in resolved[group].items() if key not in names}
+    return left
 
 
 def targets(node: Any) -> Iterator[str]:
@@ -57,13 +74,15 @@ def targets(node: Any) -> Iterator[str]:
             yield from targets(value)
 
 
-def import_closure(names: Iterator[str] | list[str], root: Path = ROOT) -> dict[str, Path]:
+def import_closure(
+    names: Iterator[str] | list[str], root: Path = ROOT, leave_out: Collection[str] = BY_VALUE
+) -> dict[str, Path]:
     """First-party modules reached from dotted names by following every import, also those inside functions."""
     found: dict[str, Path] = {}
     waiting = list(names)
     while waiting:
         module, path = _locate(waiting.pop(), root)
-        if path is not None and module not in found and module not in _BY_VALUE:
+        if path is not None and module not in found and module not in leave_out:
             found[module] = path
             waiting += imported_names(path, module)
     return dict(sorted(found.items()))
@@ -107,17 +126,21 @@ def _tree_hash(path: Path) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
             node.body = node.body[1:]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return digest(_plain(tree))
 
 
-def _model_hashes(root: Path, folder: str | None) -> dict[str, str]:
-    """Hashes of the weights, configuration and tokenizer of a local model; none for a name on the hub."""
-    if folder is None or not (root / folder).is_dir():
+def _plain(node: Any) -> Any:
+    """A syntax tree as plain lists, the same in every version of Python: they differ in what they leave empty."""
+    if isinstance(node, ast.AST):
+        filled = [[name, _plain(value)] for name, value in ast.iter_fields(node) if value is not None and value != []]
+        return [type(node).__name__, *filled]
+    return [_plain(item) for item in node] if isinstance(node, list) else repr(node)
+
+
+def _model_hashes(model: dict[str, Any]) -> dict[str, str]:
+    """Hashes of a local model's weights, configuration and tokenizer; none for random weights or a name on the hub."""
+    if model["source"] == "random" or not model["path"]:
         return {}
-    files = [path for path in sorted((root / folder).iterdir()) if path.suffix in (".safetensors", ".json")]
-    return {path.name: _file_hash(path) for path in files}
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    folder = models.folder_of(model["path"])
+    files = [path for name in ("*.safetensors*", "config.json", "tokenizer.json") for path in folder.glob(name)]
+    return {path.name: models.file_sha256(path) for path in sorted(files)}

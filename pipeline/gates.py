@@ -10,20 +10,21 @@ import argparse
 import os
 import sys
 from argparse import RawDescriptionHelpFormatter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict
 
-from pipeline import ROOT, record
+from pipeline import ROOT, judgement, record
+from pipeline.judgement import FILE_NAME, Gate, Judgement
+from pipeline.record import Record
 from pipeline.refusals import refusals
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-FILE_NAME = "gates.json"
 N_ITEMS = 200
 BATCH = 8
 TEXT_SEQ_LEN = 256
@@ -35,30 +36,6 @@ RECALL_BOUNDS = {
     ("single_needle", 1024): 0.90,
 }
 TEXT_BOUND = 1.0
-
-
-class Gate(BaseModel):
-    """One value that must reach its bound, over `n` items."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    unit: str
-    seq_len: int
-    value: float
-    bound: float
-    n: int
-    passed: bool
-
-
-class Judgement(BaseModel):
-    """results/gates.json."""
-
-    model_config = ConfigDict(frozen=True)
-
-    model: str
-    weights_sha256: str | None
-    gates: list[Gate]
 
 
 def judge(model: PreTrainedModel, held_out: Tensor, n_items: int = N_ITEMS) -> list[Gate]:
@@ -121,19 +98,28 @@ def measure(results_dir: Path) -> list[Gate]:
 
 
 def failures(results_dir: Path) -> list[str]:
-    """One line for every failed gate and every cell with status `error`.
+    """One line for every failed gate and every cell of a stage with status `error`.
 
     Raises ValueError for a corrupt record, and where the gates have not been measured.
     """
-    path = results_dir / FILE_NAME
-    if not path.is_file():
-        raise ValueError(f"{path}: not there; first run: python -m pipeline.gates")
-    gates = (gate for gate in Judgement.model_validate_json(path.read_bytes()).gates if not gate.passed)
-    cells = (item for item in record.read_all(results_dir) if item.status == "error")
+    written = judgement.read(results_dir)
+    if written is None:
+        raise ValueError(f"{results_dir / FILE_NAME}: not there; first run: python -m pipeline.gates")
+    gates = (gate for gate in written.gates if not gate.passed)
+    cells = (item for item in _judged(results_dir) if item.status == "error")
     return [
         *(f"gate {gate.name} at {gate.seq_len} tokens: {gate.value:.3f}, below {gate.bound}" for gate in gates),
         *(f"cell {item.cell.level}/{item.cell.strategy}/{item.cell.slug}: {item.reason}" for item in cells),
     ]
+
+
+def _judged(results_dir: Path) -> Iterator[Record]:
+    """The records of the stages; what was tried beside them does not decide."""
+    strategies = OmegaConf.load(ROOT / "params.yaml").strategies
+    for path in sorted(results_dir.glob("*/*/*/*.json")):
+        level, strategy = path.relative_to(results_dir).parts[:2]
+        if level == "benchmark" or strategy in strategies:
+            yield record.read(path)
 
 
 def main(arguments: list[str]) -> int:
@@ -169,10 +155,10 @@ def _gate(name: str, unit: str, seq_len: int, value: float, bound: float, n: int
     return Gate(name=name, unit=unit, seq_len=seq_len, value=value, bound=bound, n=n, passed=value >= bound)
 
 
-def _write(path: Path, judgement: Judgement) -> None:
+def _write(path: Path, judged: Judgement) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(judgement.model_dump_json(indent=1) + "\n")
+    partial.write_text(judged.model_dump_json(indent=1) + "\n")
     os.replace(partial, path)
 
 

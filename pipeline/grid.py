@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import hydra
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
-from pipeline import ROOT, hardware, record
+from pipeline import ROOT, checks, hardware, record
 from pipeline.config import Experiment
-from pipeline.fingerprint import fingerprint, versions
+from pipeline.fingerprint import fingerprint
 from pipeline.record import Cell, Record
 from pipeline.tracking import Tracker, track
 
@@ -31,45 +32,62 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What is to be had, what is there, and what of that is kept."""
+
+    experiment: Experiment
+    fingerprints: dict[Cell, str]
+    existing: dict[Path, Record]
+    kept: dict[Cell, Record]
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.kept) == len(self.fingerprints)
+
+
+@dataclass(frozen=True)
 class Grid:
     cells: list[Done]
     removed: list[Path]
     tracking_path: Path | None
 
+    @property
+    def all_failed(self) -> bool:
+        return all(done.record.status == "error" for done in self.cells)
 
-def run_grid(experiment: Experiment, announce: Callable[[Done], None]) -> Grid:
-    """Measure what has no record with this fingerprint; raises ValueError, before any work, on a corrupt record."""
-    cells = experiment.cells()
-    folder = _path(experiment, cells[0]).parent
-    with _locked(experiment.results_path / ".locks" / f"{experiment.level.name}-{experiment.strategy.name}.lock"):
+
+@contextmanager
+def planned(experiment: Experiment) -> Iterator[Plan]:
+    """The plan, with its folder locked. Raises ValueError for a corrupt record and where nothing can be written."""
+    fingerprints = {cell: fingerprint(experiment.resolved, cell, hardware.identity()) for cell in experiment.cells()}
+    folder = _path(experiment, next(iter(fingerprints))).parent
+    with _locked(experiment, folder):
         for half_written in folder.glob(".*.tmp"):
             half_written.unlink()
         existing = {path: record.read(path) for path in sorted(folder.glob("*.json"))}
-        fingerprints = {cell: _fingerprint(experiment, cell) for cell in cells}
         kept = {
             cell: old
-            for cell in cells
-            if (old := existing.get(_path(experiment, cell)))
-            and old.fingerprint == fingerprints[cell]
-            and old.status != "error"
+            for cell, digest in fingerprints.items()
+            if (old := existing.get(_path(experiment, cell))) and old.fingerprint == digest and old.status != "error"
         }
-        with track(experiment) if len(kept) < len(cells) else nullcontext(Tracker()) as tracker:
-            done = [
-                _run_cell(experiment, cell, fingerprints[cell], kept.get(cell), tracker, announce) for cell in cells
-            ]
-        removed = _prune(experiment, existing) if experiment.prune else []
+        plan = Plan(experiment, fingerprints, existing, kept)
+        if not plan.is_done:
+            checks.check_shape(experiment)
+        yield plan
+
+
+def run_grid(plan: Plan, announce: Callable[[Done], None]) -> Grid:
+    """Measure what has no record with its fingerprint."""
+    with nullcontext(Tracker()) if plan.is_done else track(plan.experiment) as tracker:
+        done = [_run_cell(plan, cell, tracker, announce) for cell in plan.fingerprints]
+    removed = _prune(plan) if plan.experiment.prune else []
     return Grid(done, removed, tracker.path)
 
 
-def _run_cell(
-    experiment: Experiment,
-    cell: Cell,
-    digest: str,
-    kept: Record | None,
-    tracker: Tracker,
-    announce: Callable[[Done], None],
-) -> Done:
-    done = Done(kept or _measure(experiment, cell, digest), _path(experiment, cell), reused=kept is not None)
+def _run_cell(plan: Plan, cell: Cell, tracker: Tracker, announce: Callable[[Done], None]) -> Done:
+    kept = plan.kept.get(cell)
+    measured = kept or _measure(plan.experiment, cell, plan.fingerprints[cell])
+    done = Done(measured, _path(plan.experiment, cell), reused=kept is not None)
     if not done.reused:
         record.write(done.record, done.path)
         tracker.log(done.record)
@@ -100,7 +118,7 @@ def _measure(experiment: Experiment, cell: Cell, digest: str) -> Record:
         environment={
             "hardware_id": hardware.hardware_id(),
             "hardware": hardware.identity(),
-            "versions": versions(),
+            "versions": hardware.versions(),
             "n_threads": experiment.n_threads,
         },
         wall_s=time.perf_counter() - started,
@@ -124,36 +142,48 @@ def _remedy(error: Exception) -> str:
     return "run this cell alone to see whether it is the cell or the machine; the error is in the code it names"
 
 
-def _prune(experiment: Experiment, existing: dict[Path, Record]) -> list[Path]:
-    """Remove the records of this workload that are not in this grid; other workloads and machines keep theirs."""
-    grid = {_path(experiment, cell) for cell in experiment.cells()}
-    stale = [
-        path for path, old in existing.items() if old.cell.workload == experiment.workload.name and path not in grid
-    ]
+def _prune(plan: Plan) -> list[Path]:
+    """Remove the records that differ from this grid in its own dimensions only: length, batch, budget, seed."""
+    grid = {_path(plan.experiment, cell) for cell in plan.fingerprints}
+    owned = {_owner(cell) for cell in plan.fingerprints}
+    stale = [path for path, old in plan.existing.items() if path not in grid and _owner(old.cell) in owned]
     for path in stale:
         path.unlink()
     return stale
 
 
+def _owner(cell: Cell) -> tuple[str, ...]:
+    return cell.workload, cell.model, cell.weights, cell.engine, cell.dtype, cell.device
+
+
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(experiment: Experiment, folder: Path) -> Iterator[None]:
     """One process per folder: a second one waits, and then finds the records of the first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    locks = experiment.results_path / ".locks"
+    lock = FileLock(locks / f"{experiment.level.name}-{experiment.strategy.name}.lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"waiting for another run that holds {path}", file=sys.stderr, flush=True)
-        lock.acquire()
+        for needed in (locks, folder):
+            needed.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        _acquire(lock)
+    except OSError as error:
+        raise ValueError(
+            f"results_dir={experiment.results_dir}: {error.strerror}: {error.filename}; "
+            "valid: a folder that can be written"
+        ) from None
     try:
         yield
     finally:
         lock.release()
 
 
+def _acquire(lock: BaseFileLock) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another run that holds {lock.lock_file}", file=sys.stderr, flush=True)
+        lock.acquire()
+
+
 def _path(experiment: Experiment, cell: Cell) -> Path:
     return record.path_of(cell, experiment.results_path, hardware.hardware_id())
-
-
-def _fingerprint(experiment: Experiment, cell: Cell) -> str:
-    return fingerprint(experiment.resolved, cell, hardware.identity())

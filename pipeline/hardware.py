@@ -1,4 +1,4 @@
-"""Which machine this is: identity only, nothing that changes between two runs, and no torch.
+"""Which machine this is and what runs on it: nothing that changes between two runs, and no torch.
 
 `python -m pipeline.hardware` writes it to `hardware.json`, on which every measuring stage depends.
 """
@@ -56,9 +56,16 @@ def n_usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def versions() -> dict[str, str]:
+    """The full Python version: its standard library is the text that quality is measured on."""
+    packages = {name: metadata.version(name) for name in ("torch", "transformers", "tokenizers")}
+    return {"python": platform.python_version(), **packages}
+
+
 def write_identity(path: Path = IDENTITY_FILE) -> bool:
-    """Write the identity; leaves the file untouched, and says False, when nothing changed."""
-    text = json.dumps({"hardware_id": hardware_id(), **identity()}, indent=1) + "\n"
+    """Write the identity with what else a measurement depends on; False, and untouched, when nothing changed."""
+    here = {"hardware_id": hardware_id(), **identity(), "n_usable_cores": n_usable_cores(), "versions": versions()}
+    text = json.dumps(here, indent=1) + "\n"
     if path.exists() and path.read_text() == text:
         return False
     path.write_text(text)

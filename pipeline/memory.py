@@ -1,30 +1,33 @@
-"""What shapes say a run must cost, what this machine can do at best, and how much memory a run really took."""
+"""What shapes say a run must cost, what this machine does at plain jobs, and how much memory a run really took."""
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import re
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from itertools import accumulate
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
+from torch.autograd.profiler import profile
 from transformers import PreTrainedModel
 
 from pipeline.record import Predicted
 
 COPY_BYTES = 256 << 20
-STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler announces itself on stderr, every time
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The best this device does, in this process: no run is expected above it."""
+    """The best this device did at two plain jobs, in this process.
+
+    Not a limit to everything: weights that fit into the processor's cache are read faster than memory.
+    """
 
     copy_bandwidth_bytes_per_s: float  # of a large copy, bytes read plus bytes written
     matmul_flop_per_s: float
@@ -41,7 +44,8 @@ def _measured_ceilings(dtype: torch.dtype, device: str, n_threads: int) -> Ceili
     target = torch.empty_like(source)
     copy_s = _best_s(lambda: target.copy_(source), device)
     size = 8192 if device.startswith("cuda") else 2048
-    left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+    random = torch.Generator(device).manual_seed(0)  # equal numbers would cost a processor less power and time
+    left, right = (torch.randn(size, size, dtype=dtype, device=device, generator=random) for _ in range(2))
     product = torch.empty_like(left)
     matmul_s = _best_s(lambda: torch.mm(left, right, out=product), device)
     return Ceilings(2 * source.nbytes / copy_s, 2 * size**3 / matmul_s)
@@ -84,59 +88,69 @@ def prefill_flop(model: PreTrainedModel, seq_len: int, batch: int) -> float:
     return float(batch * (2 * n_weights * seq_len + attention + 2 * head.numel()))
 
 
-def weight_bytes_per_step(model: PreTrainedModel, weight_bytes: int) -> int:
+def weight_bytes(model: PreTrainedModel) -> int:
+    """Tied weights count once."""
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
+def weight_bytes_per_step(model: PreTrainedModel) -> int:
     """Weights that one decode step reads: all but an embedding table that is only looked up."""
     lookup: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
-    return weight_bytes if lookup.weight is head.weight else weight_bytes - lookup.weight.nbytes
+    return weight_bytes(model) - (0 if lookup.weight is head.weight else lookup.weight.nbytes)
 
 
 def predict(
-    model: PreTrainedModel, weight_bytes: int, *, seq_len: int, batch: int, kv_len: int, ceilings: Ceilings
+    model: PreTrainedModel,
+    *,
+    seq_len: int,
+    batch: int,
+    n_new_tokens: int,
+    kv_budget: int | None,
+    recomputes: bool,
+    ceilings: Ceilings,
 ) -> Predicted:
-    """Cost from shapes alone. `kv_len`: tokens whose keys and values are held at the last step (0: recomputed)."""
+    """Cost from shapes alone, so the model may be on the meta device. `recomputes`: nothing is held between steps."""
     per_token = kv_bytes_per_token(model.config, model.dtype)
-    held = batch * kv_len * per_token
-    read = weight_bytes_per_step(model, weight_bytes) + held
+
+    def held(n_seen: int) -> int:
+        return 0 if recomputes else batch * per_token * min(n_seen, kv_budget or n_seen)
+
+    read = weight_bytes_per_step(model) + held(seq_len + n_new_tokens // 2)
+    read_s = read / ceilings.copy_bandwidth_bytes_per_s
     flop = prefill_flop(model, seq_len, batch)
+    prefill_s = flop / ceilings.matmul_flop_per_s
     return Predicted(
-        weight_bytes=weight_bytes,
+        weight_bytes=weight_bytes(model),
         kv_bytes_per_token=per_token,
-        kv_bytes_held=held,
+        kv_bytes_held=held(seq_len + n_new_tokens),
         decode_bytes_per_step=read,
-        decode_floor_s=read / ceilings.copy_bandwidth_bytes_per_s,
+        decode_floor_s=max(read_s, prefill_s) if recomputes else read_s,
         prefill_flop=flop,
-        prefill_floor_s=flop / ceilings.matmul_flop_per_s,
+        prefill_floor_s=prefill_s,
     )
 
 
-def peak_growth(run: Callable[[], object], device: str) -> int | None:
-    """Run it and return the most bytes it had on top of what was there before; None where that cannot be known.
-
-    On CUDA the allocator's own count; on Linux the process's resident high-water mark, with the allocator's free
-    memory given back first, so that reused pages are counted as well.
+def available_bytes(device: str) -> float:
+    """Memory that can be had without a fight. Infinite on CUDA, where the allocator refuses by an error of its own;
+    a processor that runs out of memory has the whole process killed.
     """
-    gc.collect()
+    return float("inf") if device.startswith("cuda") else psutil.virtual_memory().available
+
+
+def peak_growth(run: Callable[[], object], device: str) -> int:
+    """Run it and return the most bytes that tensors took at once on top of what was there before.
+
+    Counted by the allocator, so the same run gives the same number; what libraries take behind its back is not in it.
+    """
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - before
-    resettable = _reset_high_water_mark()
-    before = _status_bytes("VmRSS") if resettable else 0
-    run()
-    return max(0, _status_bytes("VmHWM") - before) if resettable else None
-
-
-def _reset_high_water_mark() -> bool:
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        CLEAR_REFS.write_text("5")
-    except (OSError, AttributeError):  # no /proc, not allowed to write there, or another C library
-        return False
-    return True
-
-
-def _status_bytes(field: str) -> int:
-    found = re.search(rf"^{field}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
+    with profile(profile_memory=True) as recorded:
+        run()
+    assert recorded.kineto_results is not None
+    events = (event for event in recorded.kineto_results.events() if event.name() == "[memory]")
+    changes = (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    return max(accumulate(changes, initial=0))

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import ROOT
 from pipeline.shapes import ModelSpec, config_of, random_model
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 SOURCES = ("checkpoint", "random", "hub")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -26,9 +26,6 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 class LoadedModel:
     model: PreTrainedModel  # in eval mode, sdpa attention
     name: str
-    source: str
-    max_seq_len: int | None  # trained or possible positions
-    weight_bytes: int  # tied weights counted once
     weights_sha256: str | None  # of a local file; None for random weights and for the hub's
     tokenizer_path: Path | None
 
@@ -56,27 +53,33 @@ def load(spec: ModelSpec, dtype: str, device: str, seed: int) -> LoadedModel:
 
     Raises ValueError for everything `check` refuses, an unknown dtype, and a hub model that cannot be had.
     """
-    import torch
-
     check(spec)
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype}: unknown; valid: {', '.join(DTYPES)}")
-    torch_dtype = getattr(torch, dtype)
     if spec.source == "random":
-        model = random_model(config_of(spec), torch_dtype, device, seed)
+        model = random_model(config_of(spec), _torch_dtype(dtype), device, seed)
     else:
-        model = _pretrained(spec, torch_dtype, device)
+        model = _pretrained(spec, _torch_dtype(dtype), device)
     folder = folder_of(spec.path) if spec.path and spec.source != "random" else None
     weights, tokenizer = (folder / WEIGHTS, folder / "tokenizer.json") if folder else (None, None)
     return LoadedModel(
         model=model.eval(),
         name=spec.name,
-        source=spec.source,
-        max_seq_len=spec.max_seq_len or getattr(model.config, "max_position_embeddings", None),
-        weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
         weights_sha256=file_sha256(weights) if weights and weights.is_file() else None,
         tokenizer_path=tokenizer if tokenizer and tokenizer.is_file() else None,
     )
+
+
+def outline(spec: ModelSpec, dtype: str) -> PreTrainedModel:
+    """The model without its weights, on the meta device: enough to count what it would cost.
+
+    Raises ValueError for everything that `load` refuses.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    check(spec)
+    config = config_of(spec) if spec.source == "random" else _pretrained_config(spec)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=_torch_dtype(dtype))
 
 
 @contextmanager
@@ -98,22 +101,47 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _torch_dtype(name: str) -> torch.dtype:
+    import torch
+
+    if name not in DTYPES:
+        raise ValueError(f"dtype={name}: unknown; valid: {', '.join(DTYPES)}")
+    return getattr(torch, name)
+
+
 def _pretrained(spec: ModelSpec, dtype: torch.dtype, device: str) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
+    with quiet(), _one_line(spec):
+        model = AutoModelForCausalLM.from_pretrained(
+            **_source(spec), dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+        )
+        return model.to(device)  # type: ignore[arg-type]  # the decorated method loses its signature
+
+
+def _pretrained_config(spec: ModelSpec) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    with _one_line(spec):
+        return AutoConfig.from_pretrained(**_source(spec))
+
+
+def _source(spec: ModelSpec) -> dict[str, Any]:
+    """Where Transformers finds it; a local folder needs no network, and no model brings code of its own."""
     assert spec.path is not None
     local = spec.source == "checkpoint" or _looks_local(spec.path)
+    return {
+        "pretrained_model_name_or_path": folder_of(spec.path) if local else spec.path,
+        "local_files_only": local,
+        "trust_remote_code": False,
+    }
+
+
+@contextmanager
+def _one_line(spec: ModelSpec) -> Iterator[None]:
+    """The errors of Transformers as one of ours."""
     try:
-        with quiet():
-            model = AutoModelForCausalLM.from_pretrained(
-                folder_of(spec.path) if local else spec.path,
-                dtype=dtype,
-                attn_implementation="sdpa",
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=local,
-            )
-        return model.to(device)  # type: ignore[arg-type]  # the decorated method loses its signature
+        yield
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())[:300]
         valid = "a folder or hub id of a causal LM in safetensors, or model.source=random where the shape is enough"

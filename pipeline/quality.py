@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from pipeline.decoding import Decoder, require_finite
 from pipeline.intervals import bootstrap
-from pipeline.record import TaskQuality, TextQuality
+from pipeline.record import Items, TaskQuality, TextQuality
 from pipeline.tasks import IGNORED, RecallItems
 
 NewDecoder = Callable[[int], Decoder]  # given the number of tokens that will follow the prompt
@@ -35,8 +35,10 @@ class Arms:
 
 @dataclass(frozen=True)
 class Scores:
-    """Each [N] float64: the mean over what was asked in one item (or over the tokens of one text stream)."""
+    """Tensors [N] float64: the mean over what was asked in one item (or over the tokens of one text stream)."""
 
+    kv_bytes_held: int  # of one item after its last token, mean over items
+    kv_bytes_held_full: int
     correct: Tensor
     correct_full: Tensor
     nll: Tensor  # nats
@@ -70,11 +72,7 @@ def recall(arms: Arms, task: str, items: RecallItems, protocol: Protocol, resamp
         accuracy=scores.correct.mean().item(),
         accuracy_full=scores.correct_full.mean().item(),
         accuracy_difference=bootstrap(difference.tolist(), resampling.n_bootstrap, resampling.seed),
-        nll=scores.nll.mean().item(),
-        nll_full=scores.nll_full.mean().item(),
-        nll_difference=bootstrap((scores.nll - scores.nll_full).tolist(), resampling.n_bootstrap, resampling.seed),
-        kl_to_full=scores.kl.mean().item(),
-        top1_agreement=scores.agree.mean().item(),
+        **_shared(scores, items.depth.tolist(), resampling),
     )
 
 
@@ -85,15 +83,10 @@ def streaming_text(arms: Arms, streams: Tensor, n_scored: int, resampling: Resam
     """
     prompt, following = streams.tensor_split([streams.shape[1] - 1 - n_scored], dim=1)
     scores = _scores(arms, prompt, following[:, :-1], following[:, 1:])
-    difference = (scores.nll - scores.nll_full).tolist()
     return TextQuality(
         n_context=prompt.shape[1],
         n_tokens=len(streams) * n_scored,
-        nll=scores.nll.mean().item(),
-        nll_full=scores.nll_full.mean().item(),
-        nll_difference=bootstrap(difference, resampling.n_bootstrap, resampling.seed),
-        kl_to_full=scores.kl.mean().item(),
-        top1_agreement=scores.agree.mean().item(),
+        **_shared(scores, [], resampling),
     )
 
 
@@ -113,27 +106,56 @@ def text_streams(text: Tensor, seq_len: int, n_streams: int, n_scored: int) -> T
     return text[: stride * n_streams].view(n_streams, stride)[:, : seq_len + 1]
 
 
+def _shared(scores: Scores, depth: list[float], resampling: Resampling) -> dict[str, Any]:
+    """What recall and text have in common in a record."""
+    difference = (scores.nll - scores.nll_full).tolist()
+    return {
+        "items": Items(
+            depth=_rounded(depth),
+            correct=_rounded(scores.correct.tolist()),
+            correct_full=_rounded(scores.correct_full.tolist()),
+            nll=_rounded(scores.nll.tolist()),
+            nll_full=_rounded(scores.nll_full.tolist()),
+        ),
+        "kv_bytes_held": scores.kv_bytes_held,
+        "kv_bytes_held_full": scores.kv_bytes_held_full,
+        "nll": scores.nll.mean().item(),
+        "nll_full": scores.nll_full.mean().item(),
+        "nll_difference": bootstrap(difference, resampling.n_bootstrap, resampling.seed),
+        "kl_to_full": scores.kl.mean().item(),
+        "top1_agreement": scores.agree.mean().item(),
+    }
+
+
+def _rounded(values: list[float]) -> list[float]:
+    """Six digits are more than any item is worth, and keep records small."""
+    return [float(f"{value:.6g}") for value in values]
+
+
 def _scores(arms: Arms, prompt: Tensor, asked: Tensor, target: Tensor) -> Scores:
     """Batch by batch; `asked` [N, T] follows the prompt token by token, `target` [N, T] is IGNORED where unscored."""
-    batches = []
+    batches, n_bytes, n_bytes_full = [], 0, 0
     for prompt_BT, asked_BT, target_BT in zip(*(t.split(BATCH) for t in (prompt, asked, target)), strict=True):
-        technique, full = (_continue(arm, prompt_BT, asked_BT) for arm in (arms.technique, arms.full))
+        technique, held = _continue(arms.technique, prompt_BT, asked_BT)
+        full, held_full = _continue(arms.full, prompt_BT, asked_BT)
         batches.append(_compare(technique, full, target_BT.to(full.device)))
-    return Scores(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+        n_bytes, n_bytes_full = n_bytes + held, n_bytes_full + held_full
+    per_item = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return Scores(n_bytes // len(prompt), n_bytes_full // len(prompt), *per_item)
 
 
-def _continue(new_decoder: NewDecoder, prompt_BT: Tensor, asked_BT: Tensor) -> Tensor:
-    """Logits [B, T, V] after each token of `asked_BT`."""
+def _continue(new_decoder: NewDecoder, prompt_BT: Tensor, asked_BT: Tensor) -> tuple[Tensor, int]:
+    """Logits [B, T, V] after each token of `asked_BT`, and the bytes that are held after the last one."""
     with new_decoder(asked_BT.shape[1]) as decoder:
         device = decoder.model.device
         require_finite(decoder.feed(prompt_BT.to(device)), "the prompt")
         logits = decoder.teacher_force(asked_BT.to(device))
     require_finite(logits, "the continuation")
-    return logits
+    return logits, decoder.kv_bytes_held
 
 
 def _compare(technique_BTV: Tensor, full_BTV: Tensor, target_BT: Tensor) -> tuple[Tensor, ...]:
-    """The fields of Scores, in their order, for one batch."""
+    """The tensors of Scores, in their order, for one batch."""
     asked_BT = target_BT != IGNORED
     targets, logits, reference = target_BT[asked_BT], technique_BTV[asked_BT].double(), full_BTV[asked_BT].double()
     best, best_reference = logits.argmax(-1), reference.argmax(-1)

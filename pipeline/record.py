@@ -74,7 +74,7 @@ class Arm(_Frozen):
     step_s: list[float]  # every decode step, in order
     kv_bytes_held: list[int]  # after every decode step; the first entry is right after prefill
     kv_bytes_logical: int  # bytes of the tokens that are kept, after the last step
-    peak_memory_bytes: int | None  # weights + the most that prefill and decode added to them
+    peak_memory_bytes: int | None  # weights + the most that tensors of prefill and the first step added to them
     ttft_s_p50: float
     ttft_s_p90: float
     tpot_s_p50: float

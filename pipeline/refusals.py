@@ -16,14 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline import ROOT
 
 CONF = ROOT / "conf"
+COMPOSING = (HydraException, OmegaConfBaseException)
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def refusals(errors: tuple[type[Exception], ...] = (*COMPOSING, ValueError)) -> Iterator[None]:
     """What is raised inside, before any work, ends the process with one line on stderr and exit code 2."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except errors as error:
         print(one_line(error), file=sys.stderr)
         raise SystemExit(2) from None
 

@@ -8,37 +8,62 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import chdir
+from contextlib import ExitStack, chdir
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pipeline import ROOT
 from pipeline.config import Experiment
-from pipeline.refusals import CONF, refusals
+from pipeline.refusals import COMPOSING, CONF, refusals
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(cfg: DictConfig) -> None:
-    with refusals():
-        run(Experiment.from_hydra(cfg))
-
-
-def run(experiment: Experiment) -> None:
     """Measure the grid, show the table, say where the records are."""
     from pipeline import console, grid
 
-    title = f"{experiment.strategy.name} on {experiment.model.name}"
-    with console.progress(len(experiment.cells()), title) as announce:
-        done = grid.run_grid(experiment, announce)
+    with ExitStack() as stack:
+        with refusals():
+            experiment = Experiment.from_hydra(cfg)
+            plan = stack.enter_context(grid.planned(experiment))
+        title = f"{experiment.strategy.name} on {experiment.model.name}"
+        with console.progress(len(plan.fingerprints), title) as announce:
+            done = grid.run_grid(plan, announce)
     console.show(done, ROOT)
+    # In a sweep and in a stage the rest goes on; there `pipeline.gates --check` decides.
+    if done.all_failed and not experiment.prune and HydraConfig.get().mode is RunMode.RUN:
+        raise SystemExit(1)
+
+
+def _check_sweep(arguments: list[str]) -> None:
+    """Every job of a sweep, before the first one works."""
+    from hydra import compose, initialize_config_dir
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra._internal.utils import get_args_parser
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    given = get_args_parser().parse_args(arguments)
+    if not given.multirun:
+        return
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(given.overrides)
+        (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+        for job in jobs:
+            Experiment.from_hydra(compose("config", job))
 
 
 def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on, instead of printing them over several lines
     try:
-        with chdir(ROOT), refusals():
-            _job()
+        with chdir(ROOT):
+            with refusals():
+                _check_sweep(sys.argv[1:])
+            with refusals(COMPOSING):  # an error of ours while measuring is no bad input, and keeps its traceback
+                _job()
     except KeyboardInterrupt:
         print("interrupted; finished cells are kept, the same command continues", file=sys.stderr)
         raise SystemExit(130) from None

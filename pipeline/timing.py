@@ -22,7 +22,8 @@ from pipeline.memory import Ceilings, peak_growth
 from pipeline.record import Arm, Cost, Predicted
 
 NewDecoder = Callable[[], Decoder]  # an arm: each call starts afresh
-WARM_UP_STEPS = 1
+WARM_UP_TOKENS = 64  # of the prompt, before prefill is timed
+WARM_UP_STEPS = 1  # before decode is timed
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,10 @@ def trial_orders(
 
 
 def measure(arms: Mapping[str, NewDecoder], prompt_BT: Tensor, stream_BN: Tensor, plan: Plan) -> dict[str, Samples]:
-    """Time prefill and decode of all arms. Decode continues the last prefill with the tokens of `stream_BN`: untimed
-    warm-up steps, then blocks of nearly equal length, one for each decode trial.
+    """Time prefill and decode of all arms, after an untimed prefill by each of the start of the prompt.
+
+    Decode continues the last prefill with the tokens of `stream_BN`: untimed warm-up steps, then blocks of nearly equal
+    length, one for each decode trial.
     """
     warm_up_BN, decode_BN = stream_BN.tensor_split([WARM_UP_STEPS], dim=1)
     if decode_BN.shape[1] < plan.n_decode_trials:
@@ -129,6 +132,7 @@ def measure(arms: Mapping[str, NewDecoder], prompt_BT: Tensor, stream_BN: Tensor
 def _measure(
     arms: Mapping[str, NewDecoder], prompt_BT: Tensor, warm_up_BN: Tensor, decode_BN: Tensor, plan: Plan
 ) -> dict[str, Samples]:
+    _warm_up(arms, prompt_BT)
     rng = np.random.default_rng(plan.seed)
     samples = {name: Samples() for name in arms}
     decoders: dict[str, Decoder] = {}
@@ -143,8 +147,16 @@ def _measure(
     return samples
 
 
+def _warm_up(arms: Mapping[str, NewDecoder], prompt_BT: Tensor) -> None:
+    """The first call of anything pays for kernels and pages; a short prompt is enough to pay for them."""
+    for new_decoder in arms.values():
+        with new_decoder() as decoder:
+            decoder.feed(prompt_BT[:, :WARM_UP_TOKENS])
+
+
 def _time_prefill(new_decoder: NewDecoder, prompt_BT: Tensor, warm_up_BN: Tensor, samples: Samples) -> Decoder:
-    """One prefill to the first token, then untimed warm-up steps; the peak of both."""
+    """One prefill to the first token, then untimed warm-up steps; in the first trial also the peak memory of both."""
+    gc.collect()  # the previous trial's cache
     decoder = new_decoder()
     device = prompt_BT.device
     watch = Stopwatch(device)
@@ -158,9 +170,11 @@ def _time_prefill(new_decoder: NewDecoder, prompt_BT: Tensor, warm_up_BN: Tensor
         decoder.teacher_force(warm_up_BN)
 
     with decoder:
-        growth = peak_growth(run, device.type)
+        if samples.peak_growth_bytes is None:  # it does not differ between trials, and counting takes a little time
+            samples.peak_growth_bytes = peak_growth(run, device.type)
+        else:
+            run()
     samples.ttft_s += watch.seconds()
-    samples.peak_growth_bytes = growth if growth is None else max(growth, samples.peak_growth_bytes or 0)
     return decoder
 
 
@@ -196,13 +210,14 @@ def cost(
     return Cost(
         technique=arm,
         full=summarise(full, batch, predicted.weight_bytes),
+        full_again=summarise(full_again, batch, predicted.weight_bytes),
         ttft_ratio=ratio(technique, "ttft_s"),
         tpot_ratio=ratio(technique, "tpot_s"),
         aa_ttft_ratio=ratio(full_again, "ttft_s"),
         aa_tpot_ratio=ratio(full_again, "tpot_s"),
         copy_bandwidth_bytes_per_s=ceilings.copy_bandwidth_bytes_per_s,
         matmul_flop_per_s=ceilings.matmul_flop_per_s,
-        decode_bandwidth_share=predicted.decode_floor_s / arm.tpot_s_p50,
+        decode_bandwidth_share=predicted.decode_bytes_per_step / ceilings.copy_bandwidth_bytes_per_s / arm.tpot_s_p50,
         prefill_flop_share=predicted.prefill_floor_s / arm.ttft_s_p50,
     )
 

@@ -1,14 +1,14 @@
 """Train an embedded model from scratch: `python -m pipeline.train model=tiny`.
 
 Seeds are tried in turn until every gate of `pipeline.gates` passes, and only then is the checkpoint replaced. The same
-seed, number of threads and versions give the same weights on one machine; other machines may round differently.
+seed, number of threads and versions give the same weights on one machine; other machines may round differently. Where
+the checkpoint already comes from this code and these options nothing is trained; delete its folder to train it anyway.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import sys
 import time
@@ -18,19 +18,22 @@ from typing import TYPE_CHECKING, Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from pipeline import models, shapes
+from pipeline import fingerprint, hardware, models, shapes
 from pipeline.refusals import CONF, refusals
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from pipeline.gates import Gate
+    from pipeline.judgement import Gate
     from pipeline.recipe import Training
     from pipeline.trainer import Trainer
 
 USAGE = """usage: python -m pipeline.train [model=NAME] [seed=N] [n_seeds=N] [n_threads=N] [recipe.FIELD=VALUE ...]
 
 Trains an embedded model from scratch and writes its checkpoint; conf/train.yaml holds the recipe."""
+STORY = "training.json"
+# Saying errors, hashing, loading and judging have no part in the weights.
+NO_PART = ("refusals", "fingerprint", "models", "gates")
 
 
 def main(arguments: list[str]) -> int:
@@ -40,6 +43,9 @@ def main(arguments: list[str]) -> int:
     with refusals():
         training = configured(arguments)
         config = shapes.config_of(training.model)
+    if is_up_to_date(training):
+        print(f"{training.model.path} is up to date")
+        return 0
     return train(training, config)
 
 
@@ -50,6 +56,25 @@ def configured(overrides: list[str]) -> Training:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         content = OmegaConf.to_container(compose("train", overrides), resolve=True)
     return Training.of(content)
+
+
+def inputs(training: Training) -> str:
+    """Hash of what the weights are made of: code without comments and docstrings, recipe, shape, seed, threads."""
+    leave_out = {*fingerprint.BY_VALUE, *(f"pipeline.{name}" for name in NO_PART)}
+    asked = training.model_dump(include={"recipe": True, "model": {"config"}, "seed": True, "n_threads": True})
+    return fingerprint.digest(
+        {"asked": asked, "code": fingerprint.code_hashes(["pipeline.train"], leave_out=leave_out)}
+    )
+
+
+def is_up_to_date(training: Training) -> bool:
+    """The checkpoint is the one that this very training wrote."""
+    folder = models.folder_of(training.model.path or "")
+    if not (folder / STORY).is_file() or not (folder / models.WEIGHTS).is_file():
+        return False
+    story = json.loads((folder / STORY).read_text())
+    made_here = story.get("inputs") == inputs(training)
+    return made_here and story["weights_sha256"] == models.file_sha256(folder / models.WEIGHTS)
 
 
 def train(training: Training, config: PreTrainedConfig) -> int:
@@ -94,14 +119,11 @@ def _fit(model: PreTrainedModel, training: Training, text: Any, seed: int) -> Tr
 
 def _story(training: Training, trainer: Trainer, judged: list[Gate]) -> dict[str, Any]:
     """Everything that says where a checkpoint came from."""
-    import tokenizers
-    import torch
-    import transformers
-
     from pipeline import corpus
 
     return {
         "name": training.model.name,
+        "inputs": inputs(training),
         "corpus_sha256": corpus.corpus_sha256(),
         "recipe": training.recipe.model_dump(),
         "n_threads": training.n_threads,
@@ -109,10 +131,7 @@ def _story(training: Training, trainer: Trainer, judged: list[Gate]) -> dict[str
         "phases": trainer.solved,
         "n_tokens": trainer.n_tokens,
         "curve": trainer.curve,
-        "versions": {
-            "python": platform.python_version(),
-            **{module.__name__: module.__version__ for module in (torch, transformers, tokenizers)},
-        },
+        "versions": hardware.versions(),
     }
 
 
@@ -126,7 +145,7 @@ def save(model: PreTrainedModel, tokenizer: str, story: dict[str, Any], folder: 
     (partial / models.WEIGHTS).chmod(0o644)  # safetensors leaves it to its owner alone
     (partial / "tokenizer.json").write_text(tokenizer)
     story = {**story, "weights_sha256": models.file_sha256(partial / models.WEIGHTS)}
-    (partial / "training.json").write_text(json.dumps(story, indent=1) + "\n")
+    (partial / STORY).write_text(json.dumps(story, indent=1) + "\n")
     if folder.exists():
         os.replace(folder, old)
     os.replace(partial, folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import zlib
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,11 +11,12 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from pipeline import corpus, models, quality, timing
 from pipeline.config import Experiment
 from pipeline.decoding import Decoder
-from pipeline.memory import Ceilings, measured_ceilings, predict, prefill_flop
+from pipeline.memory import Ceilings, available_bytes, measured_ceilings, predict, prefill_flop
 from pipeline.record import Cell, Cost, Predicted, Quality
 from pipeline.tasks import recall_items
 
@@ -32,16 +35,12 @@ class Measured:
 
 
 def measure_cell(cell: Cell, experiment: Experiment) -> Measured:
-    """Predict, then measure what the workload asks for; skipped when even the prediction exceeds profile.max_cell_s."""
+    """Predict, then measure what the workload asks for; skipped where the prediction alone says that it cannot be."""
     with timing.pinned_threads(experiment.n_threads):
+        skipped = _too_much(Bench.outlined(cell, experiment))
+        if skipped is not None:
+            return skipped
         bench = Bench.of(cell, experiment)
-        needed_s, allowed_s = bench.least_s(), experiment.profile.max_cell_s
-        if needed_s > allowed_s:
-            return Measured(
-                bench.predicted,
-                skipped=f"needs at least {needed_s:.3g} s at this device's measured speed, allowed are {allowed_s:g} s",
-                remedy="a shorter workload.seq_len or a higher profile.max_cell_s",
-            )
         return Measured(
             bench.predicted,
             cost=bench.cost() if "cost" in experiment.workload.measure else None,
@@ -49,39 +48,76 @@ def measure_cell(cell: Cell, experiment: Experiment) -> Measured:
         )
 
 
+def _too_much(outlined: Bench) -> Measured | None:
+    """Why a cell is skipped before anything of its size is allocated; None where it is not."""
+    needed, available = outlined.least_bytes(), available_bytes(outlined.cell.device)
+    if needed > available:
+        return Measured(
+            outlined.predicted,
+            skipped=f"needs at least {needed:,} bytes for weights and caches, available are {available:,.0f}",
+            remedy="a smaller model, dtype, workload.seq_len or workload.batch; or free memory, delete this record "
+            "and run again",
+        )
+    needed_s, allowed_s = outlined.least_s(), outlined.experiment.profile.max_cell_s
+    if needed_s > allowed_s:
+        return Measured(
+            outlined.predicted,
+            skipped=f"needs at least {needed_s:.3g} s at this device's measured speed, allowed are {allowed_s:g} s",
+            remedy="a shorter workload.seq_len or a higher profile.max_cell_s",
+        )
+    return None
+
+
 @dataclass(frozen=True)
 class Bench:
-    """One cell with its model loaded and both caches ready to be built."""
+    """One cell with its model and both caches ready to be built."""
 
     cell: Cell
     experiment: Experiment
-    loaded: models.LoadedModel
+    model: PreTrainedModel
     arms: quality.Arms
     ceilings: Ceilings
 
     @classmethod
     def of(cls, cell: Cell, experiment: Experiment) -> Bench:
-        loaded = _load(experiment, cell)
+        return cls._with(_load(experiment, cell).model, cell, experiment)
+
+    @classmethod
+    def outlined(cls, cell: Cell, experiment: Experiment) -> Bench:
+        """Good for predictions only: where the model is not loaded yet, it has shapes but no weights."""
+        return cls._with(_outline(experiment, cell), cell, experiment)
+
+    @classmethod
+    def _with(cls, model: PreTrainedModel, cell: Cell, experiment: Experiment) -> Bench:
         technique = instantiate(experiment.resolved["engine"]["cache"])
         full = instantiate(_baseline(experiment.resolved))
         arms = quality.Arms(
-            technique=partial(_new_decoder, loaded.model, technique, cell.kv_budget),
-            full=partial(_new_decoder, loaded.model, full, None),
+            technique=partial(_new_decoder, model, technique, cell.kv_budget),
+            full=partial(_new_decoder, model, full, None),
         )
-        return cls(cell, experiment, loaded, arms, measured_ceilings(loaded.model.dtype, cell.device))
-
-    @property
-    def recomputes(self) -> bool:
-        return self.arms.technique(0).cache is None
+        return cls(cell, experiment, model, arms, measured_ceilings(model.dtype, cell.device))
 
     @property
     def predicted(self) -> Predicted:
-        n_seen = self.cell.seq_len + self.cell.n_new_tokens
-        held = 0 if self.recomputes else min(n_seen, self.cell.kv_budget or n_seen)
-        return self._predict(held)
+        recomputes = self.arms.technique(1).cache is None
+        return self._predict(kv_budget=self.cell.kv_budget, recomputes=recomputes)
+
+    @property
+    def predicted_full(self) -> Predicted:
+        return self._predict(kv_budget=None, recomputes=False)
+
+    def least_bytes(self) -> int:
+        """Weights that are not loaded yet, and what the caches hold at their last step; activations come on top."""
+        predicted, full = self.predicted, self.predicted_full.kv_bytes_held
+        weights = predicted.weight_bytes if self.model.device.type == "meta" else 0
+        workload = self.experiment.workload
+        three_arms = ("cost" in workload.measure) * (predicted.kv_bytes_held + 2 * full)
+        n_rows = min(quality.BATCH, max(workload.n_items, workload.n_text_streams))
+        one_arm = ("quality" in workload.measure) * n_rows * full // self.cell.batch
+        return weights + max(three_arms, one_arm)
 
     def least_s(self) -> float:
-        """Time at the measured ceilings for the least that the workload allows: no real run is faster."""
+        """Time at the measured ceilings for the least that the workload allows."""
         measure = self.experiment.workload.measure
         return ("cost" in measure) * self._least_cost_s() + ("quality" in measure) * self._least_quality_s()
 
@@ -95,7 +131,8 @@ class Bench:
         cell, profile = self.cell, self.experiment.profile
         tokens = self._random_tokens(cell.seq_len + cell.n_new_tokens)
         prompt_BT, stream_BN = tokens.tensor_split([cell.seq_len], dim=1)
-        plan = timing.Plan(profile.n_prefill_trials, profile.n_decode_trials, cell.seed, profile.max_cell_s)
+        order = zlib.crc32(cell.model_dump_json().encode())  # with the cell's seed, but not the same in all cells
+        plan = timing.Plan(profile.n_prefill_trials, profile.n_decode_trials, order, profile.max_cell_s)
         return timing.measure(arms, prompt_BT, stream_BN, plan)
 
     def summed(self, technique: timing.Samples, full: timing.Samples, full_again: timing.Samples) -> Cost:
@@ -112,9 +149,10 @@ class Bench:
 
     def quality(self) -> Quality:
         """Raises ValueError for a model that came without a tokenizer."""
-        if self.loaded.tokenizer_path is None:
-            raise ValueError(f"model={self.loaded.name}: has no tokenizer.json, so no text; valid: workload=cost")
-        text = corpus.held_out_tokens(self.loaded.tokenizer_path)
+        loaded = _load(self.experiment, self.cell)
+        if loaded.tokenizer_path is None:
+            raise ValueError(f"model={loaded.name}: has no tokenizer.json, so no text; valid: workload=cost")
+        text = corpus.held_out_tokens(loaded.tokenizer_path)
         cell, workload = self.cell, self.experiment.workload
         resampling = quality.Resampling(self.experiment.profile.n_bootstrap, cell.seed)
         tasks = []
@@ -123,37 +161,39 @@ class Bench:
             tasks += [quality.recall(self.arms, task, items, protocol, resampling) for protocol in quality.PROTOCOLS]
         streaming = None
         if workload.n_text_streams:
-            streams = quality.text_streams(text, cell.seq_len, workload.n_text_streams, workload.n_text_tokens)
-            streaming = quality.streaming_text(self.arms, streams, workload.n_text_tokens, resampling)
+            n_scored = min(workload.n_text_tokens, cell.seq_len // 2)  # the other half is there to be evicted from
+            streams = quality.text_streams(text, cell.seq_len, workload.n_text_streams, n_scored)
+            streaming = quality.streaming_text(self.arms, streams, n_scored, resampling)
         return Quality(corpus_sha256=corpus.corpus_sha256(), tasks=tasks, text=streaming)
 
-    def _predict(self, kv_len: int) -> Predicted:
+    def _predict(self, *, kv_budget: int | None, recomputes: bool) -> Predicted:
         return predict(
-            self.loaded.model,
-            self.loaded.weight_bytes,
+            self.model,
             seq_len=self.cell.seq_len,
             batch=self.cell.batch,
-            kv_len=kv_len,
+            n_new_tokens=self.cell.n_new_tokens,
+            kv_budget=kv_budget,
+            recomputes=recomputes,
             ceilings=self.ceilings,
         )
 
     def _least_cost_s(self) -> float:
         """One prefill trial and two decode trials of three arms."""
-        predicted, full = self.predicted, self._predict(self.cell.seq_len)
-        step_s = predicted.prefill_floor_s if self.recomputes else predicted.decode_floor_s
+        predicted = self.predicted
         n_steps = 1 + 2 * (self.cell.n_new_tokens // self.experiment.profile.n_decode_trials)
-        return 3 * predicted.prefill_floor_s + n_steps * (step_s + 2 * full.decode_floor_s)
+        step_s = predicted.decode_floor_s + 2 * self.predicted_full.decode_floor_s
+        return 3 * predicted.prefill_floor_s + n_steps * step_s
 
     def _least_quality_s(self) -> float:
         """Prefill of every item under both protocols, and of every stream, by both arms."""
         workload = self.experiment.workload
         n_prompts = len(workload.tasks) * len(quality.PROTOCOLS) * workload.n_items + workload.n_text_streams
-        flop = prefill_flop(self.loaded.model, self.cell.seq_len, batch=2 * n_prompts)
+        flop = prefill_flop(self.model, self.cell.seq_len, batch=2 * n_prompts)
         return flop / self.ceilings.matmul_flop_per_s
 
     def _random_tokens(self, n: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.cell.seed)
-        vocab_size = self.loaded.model.config.vocab_size
+        vocab_size = self.model.config.vocab_size
         return torch.randint(vocab_size, (self.cell.batch, n), generator=generator).to(self.cell.device)
 
 
@@ -167,9 +207,22 @@ def _baseline(resolved: dict[str, Any]) -> dict[str, Any]:
     return {name: resolved["baseline"].get(name, value) for name, value in cache.items()}
 
 
+def _outline(experiment: Experiment, cell: Cell) -> PreTrainedModel:
+    """The loaded model; where it is not loaded, its shape alone, and another one's memory is given back."""
+    if loaded := _loaded.get(_key(experiment, cell)):
+        return loaded.model
+    _loaded.clear()
+    gc.collect()
+    return models.outline(experiment.model, cell.dtype)
+
+
 def _load(experiment: Experiment, cell: Cell) -> models.LoadedModel:
-    key = (experiment.model.model_dump_json(), cell.dtype, cell.device, cell.seed)
+    key = _key(experiment, cell)
     if key not in _loaded:
         _loaded.clear()
         _loaded[key] = models.load(experiment.model, cell.dtype, cell.device, cell.seed)
     return _loaded[key]
+
+
+def _key(experiment: Experiment, cell: Cell) -> tuple[object, ...]:
+    return experiment.model.model_dump_json(), cell.dtype, cell.device, cell.seed

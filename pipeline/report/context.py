@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.judgement import Gate
 from pipeline.report import quantities as q
-from pipeline.report.evidence import Row, group, labels
+from pipeline.report.evidence import Row, group, label, labels
 from pipeline.report.tables import STATUS, Table, where
-
-AXES = ("scorer", "allocation", "schedule", "on_evict", "encoding", "sharing", "placement")
 
 
 def configuration(rows: Sequence[Row]) -> Table:
-    """One line per axis; several values where the records differ."""
-    lines = [
-        [axis, values] for axis in AXES if (values := _distinct(_part(r.config("strategy").get(axis)) for r in rows))
-    ]
+    """One line per axis (what a strategy's configuration holds as a part); several values where the records differ."""
+    axes = dict.fromkeys(a for row in rows for a, part in row.config("strategy").items() if isinstance(part, dict))
+    lines = [[axis, _distinct(_part(row.config("strategy").get(axis)) for row in rows)] for axis in axes]
     budget = _distinct(row.variant for row in rows) or "everything"
     return Table([("Axis", "l"), ("Part", "l")], [*lines, ["budget", budget]])
 
@@ -48,8 +46,8 @@ def _grid_line(rows: Sequence[Row]) -> list[str]:
         cell.level,
         f"`{cell.model}` ({cell.dtype}, {cell.device}, seed {cell.seed})",
         setting.workload.replace("+", ", "),
-        setting.hardware_id,
-        ", ".join(labels(rows).values()),
+        f"`{setting.hardware_id}`",
+        ", ".join(f"`{name}`" for name in labels(rows).values()),
         ", ".join(q.count(n) for n in sorted({row.cell.seq_len for row in rows})),
         ", ".join(q.count(n) for n in sorted({row.cell.batch for row in rows})),
         " / ".join(q.count(sum(row.record.status == status for row in rows)) for status in STATUS),
@@ -85,6 +83,29 @@ def _ceiling(rows: Iterable[Row], name: str) -> str:
     return f"{middle} (median of {q.plural(len(values), 'record')}; {low} to {high})"
 
 
+def machines(rows: Iterable[Row]) -> list[str]:
+    """One line for each machine: what it is, what ran on it, and its measured ceilings."""
+    return [_machine(name, members) for name, members in group(rows, lambda row: row.hardware_id).items()]
+
+
+def _machine(name: str, rows: Sequence[Row]) -> str:
+    facts = _flat(rows[-1].record.environment)
+    known = [before + facts[key] + after for key, before, after in SHOWN if key in facts]
+    copies, multiplies = (_ceiling(rows, ceiling).partition(" (")[0] for ceiling in CEILINGS)
+    return (
+        f"Machine `{name}`: {', '.join(known)}; copies {copies} and multiplies matrices at {multiplies}, as measured."
+    )
+
+
+SHOWN = (
+    ("cpu", "", ""),
+    ("n threads", "", " threads"),
+    ("gpus", "GPU: ", ""),
+    ("torch", "torch ", ""),
+    ("transformers", "transformers ", ""),
+)
+
+
 def _flat(value: dict[str, Any]) -> dict[str, str]:
     """Nested facts by their own names, groups opened."""
     flat: dict[str, str] = {}
@@ -103,7 +124,7 @@ def not_measured(rows: Iterable[Row], reports_dir: Path) -> Table:
     columns = [("Cell", "l"), ("Tokens", "r"), ("Batch", "r"), ("Status", "l"), ("Why", "l"), ("What would help", "l")]
     lines = [
         [
-            f"`{row.strategy}` on `{row.cell.model}`, {row.hardware_id}",
+            f"`{label(row.strategy)}` on `{row.cell.model}`, `{row.hardware_id}`",
             *where(row, reports_dir),
             STATUS[row.record.status],
             q.free_text(row.record.reason),
@@ -115,21 +136,18 @@ def not_measured(rows: Iterable[Row], reports_dir: Path) -> Table:
     return Table(columns, lines)
 
 
-def gates(found: Sequence[Mapping[str, Any]]) -> Table:
+def gates(found: Sequence[Gate]) -> Table:
     """What the trained model has to reach, as `pipeline.gates` wrote it."""
     columns = [("Requirement", "l"), ("Tokens", "r"), ("Measured", "r"), ("At least", "r"), ("n", "r"), ("", "l")]
     lines = [
         [
-            f"{q.free_text(str(gate.get('name'))).replace('_', ' ')} ({q.free_text(str(gate.get('unit')))})",
-            *(_plain(gate.get(field)) for field in ("seq_len", "value", "bound", "n")),
-            "passed" if gate.get("passed") else "**not passed**",
+            f"{q.task(gate.name)} ({gate.unit})",
+            q.count(gate.seq_len),
+            q.decimal(gate.value, 3),
+            q.decimal(gate.bound),
+            q.count(gate.n),
+            "passed" if gate.passed else "**not passed**",
         ]
         for gate in found
     ]
     return Table(columns, lines)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, int | float):
-        return f"{value:,.4g}"
-    return q.DASH if value is None else q.free_text(str(value))

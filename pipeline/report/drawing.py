@@ -26,7 +26,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 SALT = 13616
 NOISE = "#BBBBBB"
 INK = "#333333"
+REFERENCE = "#8C8C8C"
 WIDTH_IN = 9.0
+LEGEND_CHARACTERS = 105  # of one line of a legend as wide as a figure
 STYLE: Any = {
     "svg.hashsalt": "kv-cache",
     "font.size": 10,
@@ -49,7 +51,7 @@ class Mark:
 
 def mark(strategy: str) -> Mark:
     if strategy in {"full", "no_cache"}:
-        return Mark("#000000", "o") if strategy == "full" else Mark("#777777", "X")
+        return Mark("#000000", "o") if strategy == "full" else Mark("#8C564B", "X")
     number = int.from_bytes(hashlib.sha256(f"{SALT}{strategy}".encode()).digest()[:4], "big")
     return Mark(PALETTE[number % 8], MARKERS[number // 8 % 8])
 
@@ -118,10 +120,6 @@ def round_ticks(low: float, high: float) -> list[float]:
     return [float(t) for t in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= t <= high]
 
 
-def time_axis(axes: Axes, which: str, values: Iterable[float]) -> None:
-    log_axis(axes, which, values, FuncFormatter(lambda value, _: q.seconds(value)))
-
-
 def ratio_axis(axes: Axes, which: str, values: Iterable[float]) -> None:
     log_axis(axes, which, values, FuncFormatter(lambda value, _: f"{value:g}{q.TIMES}"))
 
@@ -133,14 +131,15 @@ def bytes_axis(axes: Axes, values: Iterable[float]) -> None:
     stride = math.ceil(len(exponents) / 6)
     axes.set(yscale="log", ylim=(2.0 ** exponents[0] / 1.1, 2.0 ** exponents[-1] * 1.1))
     axes.yaxis.set_major_locator(FixedLocator([2.0**e for e in exponents if e % stride == 0]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.data(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.tick(q.data(value))))
     axes.yaxis.set_minor_locator(NullLocator())
 
 
 def error_bars(intervals: Sequence[Interval]) -> list[list[float]]:
-    """Distances below and above the estimates, as matplotlib wants them."""
-    below = [max(0.0, i.estimate - i.low) for i in intervals]
-    return [below, [max(0.0, i.high - i.estimate) for i in intervals]]
+    """Distances below and above the estimates, as matplotlib wants them; one sample has none."""
+    bounded = [i if math.isfinite(i.low) and math.isfinite(i.high) and i.n != 1 else None for i in intervals]
+    below = [max(0.0, i.estimate - i.low) if i else 0.0 for i in bounded]
+    return [below, [max(0.0, i.high - i.estimate) if i else 0.0 for i in bounded]]
 
 
 def dodge(index: int, n: int) -> float:
@@ -195,4 +194,6 @@ def spread_apart(values: Sequence[float], gap: float) -> list[float]:
 
 def legend(drawn: Figure, entries: Sequence[tuple[str, Mark]]) -> None:
     handles = [Line2D([], [], color=m.color, marker=m.marker, linestyle="", label=name) for name, m in entries]
-    drawn.legend(handles=handles, loc="outside upper left", ncols=min(5, len(handles)))
+    longest = max(len(name) for name, _ in entries)
+    n_columns = max(1, min(5, len(handles), LEGEND_CHARACTERS // (longest + 6)))
+    drawn.legend(handles=handles, loc="outside upper left", ncols=n_columns)

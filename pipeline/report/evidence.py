@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline import record
-from pipeline.record import Cell, Record
+from pipeline.record import Cell, Record, TaskQuality, TextQuality
 
 BASELINE = "full"
 AGAINST = "against_"
+BENCHMARK = "benchmark"
 _WORDS = {"hardware_id": "machine", "n_new_tokens": "new tokens"}
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -37,8 +38,8 @@ class Setting:
 
     @property
     def reference(self) -> str:
-        """What the ratios and differences are to, as a noun."""
-        return "the full cache" if self.baseline == BASELINE else self.baseline
+        """What the ratios and differences are to, as a noun: `the full cache`, `DynamicCache`."""
+        return "the full cache" if self.baseline == BASELINE else self.baseline.title().replace("_", "")
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,9 @@ class Row:
 
     @property
     def share(self) -> float | None:
-        """KV bytes held over the full cache's, both at the last step: measured where that was done, else predicted."""
-        cost, predicted, cell = self.record.cost, self.record.predicted, self.cell
-        if cost is not None:
-            held, full = cost.technique.kv_bytes_held[-1], cost.full.kv_bytes_held[-1]
-        elif predicted is not None:
-            n_seen = cell.seq_len + cell.n_new_tokens
-            held, full = predicted.kv_bytes_held, predicted.kv_bytes_per_token * cell.batch * n_seen
-        else:
-            return None
-        return held / full if full else None
+        """KV bytes held over the reference's, both at the last decode step; None where no cost was measured."""
+        cost = self.record.cost
+        return _ratio(cost.technique.kv_bytes_held[-1], cost.full.kv_bytes_held[-1]) if cost else None
 
     @property
     def variant(self) -> str:
@@ -98,22 +92,35 @@ class Row:
         model = self.config("model")
         return None if model.get("source") == "random" else model.get("max_seq_len")
 
+    @property
+    def in_trained_length(self) -> bool:
+        return self.trained_length is None or self.cell.seq_len <= self.trained_length
+
+
+def held_share(measured: Sequence[TaskQuality | TextQuality]) -> float | None:
+    """KV bytes held over the reference's where quality was measured: one item after its last token, over all parts."""
+    return _ratio(sum(part.kv_bytes_held for part in measured), sum(part.kv_bytes_held_full for part in measured))
+
+
+def _ratio(held: int, full: int) -> float | None:
+    return held / full if full else None
+
 
 def load(results_dir: Path) -> list[Row]:
     """Every record below `results_dir`; raises ValueError at a corrupt one and when there is none at all."""
-    paths = sorted(results_dir.glob("*/*/*/*.json"))
-    rows = [_row(record.read(path), path) for path in paths]
+    rows = [_row(item, results_dir) for item in record.read_all(results_dir)]
     if not rows:
         raise ValueError(f"results_dir={results_dir}: no records in it; measure some with `make repro`")
     return sorted(_with_workloads_joined(rows), key=order)
 
 
-def _row(item: Record, path: Path) -> Row:
+def _row(item: Record, results_dir: Path) -> Row:
     own = {f.name: getattr(item.cell, f.name) for f in fields(Setting) if hasattr(item.cell, f.name)}
-    named = item.config.get("baseline", {}).get("name", BASELINE)
+    named, machine = item.config.get("baseline", {}).get("name", BASELINE), item.environment["hardware_id"]
     # A benchmark brings its own reference, which is no strategy, and says so in its workload.
     baseline = item.cell.workload.removeprefix(AGAINST) if item.cell.workload.startswith(AGAINST) else named
-    return Row(item, path, Setting(hardware_id=path.parent.name, baseline=baseline, **own))
+    path = record.path_of(item.cell, results_dir, machine)
+    return Row(item, path, Setting(hardware_id=machine, baseline=baseline, **own))
 
 
 def _with_workloads_joined(rows: Iterable[Row]) -> Iterator[Row]:
@@ -146,10 +153,25 @@ def labels(rows: Iterable[Row]) -> dict[tuple[str, str], str]:
     """(strategy, variant) -> the shortest unambiguous name: the budget is said only where a strategy has several."""
     variants = group(dict.fromkeys((row.strategy, row.variant) for row in rows), lambda pair: pair[0])
     return {
-        pair: pair[0] if len(pairs) == 1 else f"{pair[0]} {pair[1] or 'all'}"
+        pair: label(pair[0]) if len(pairs) == 1 else f"{label(pair[0])} {pair[1] or 'all'}"
         for pairs in variants.values()
         for pair in pairs
     }
+
+
+def label(strategy: str) -> str:
+    """`attention_sink+scorer.n_sinks=8` -> `attention_sink, scorer.n_sinks=8`"""
+    return ", ".join([strategy.partition("+")[0], *changes(strategy)])
+
+
+def changes(strategy: str) -> list[str]:
+    """What the command line changed of a published point; a `+` inside a value (1e+05) parts nothing."""
+    return re.split(r"\+(?=[a-z_]+[.=])", strategy)[1:]
+
+
+def slug(text: str) -> str:
+    """Letters, digits and single hyphens, for file names and anchors."""
+    return re.sub(r"\W+", "-", text).strip("-")
 
 
 def titles(settings: Iterable[Setting]) -> dict[Setting, str]:
@@ -164,10 +186,8 @@ def titles(settings: Iterable[Setting]) -> dict[Setting, str]:
 def slugs(settings: Iterable[Setting]) -> dict[Setting, str]:
     """A file-name part for each, stable while nothing else has to be told apart."""
     return {
-        setting: re.sub(
-            r"[^\w.]+",
-            "-",
-            "-".join([setting.level, setting.workload, setting.model, *(str(getattr(setting, n)) for n in varying)]),
+        setting: slug(
+            "-".join([setting.level, setting.workload, setting.model, *(str(getattr(setting, n)) for n in varying)])
         )
         for setting, varying in _distinctions(settings)
     }

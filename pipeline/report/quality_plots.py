@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -9,14 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from pipeline.record import Interval, TaskQuality
+from pipeline.record import Interval, TaskQuality, TextQuality
 from pipeline.report import quantities as q
 from pipeline.report.drawing import INK, Mark, dodge, error_bars, figure, legend, mark
-from pipeline.report.evidence import Row, group
-from pipeline.report.ranking import mean_difference
+from pipeline.report.evidence import Row, group, held_share
+from pipeline.report.means import mean_difference
 from pipeline.report.tables import PROTOCOL
 
 Names = Mapping[tuple[str, str], str]
+NEARLY = 0.03  # shares closer than this would lie over each other
 
 
 def recall(rows: Sequence[Row], names: Names) -> Figure:
@@ -35,10 +37,16 @@ def recall(rows: Sequence[Row], names: Names) -> Figure:
 
 
 def _recall_panel(axes: Axes, rows: Sequence[Row], protocol: str) -> None:
-    for row, x in _side_by_side(rows):
-        tasks = [t for t in row.record.quality.tasks if t.protocol == protocol] if row.record.quality else []
+    measured = {id(row): _tasks(row, protocol) for row in rows}
+    shares = [(row, held_share(measured[id(row)])) for row in rows]
+    for row, x in _side_by_side(shares):
+        tasks = measured[id(row)]
         if mean := mean_difference(tasks):
-            _point(axes, row, x, _moved(mean, sum(task.accuracy_full for task in tasks) / len(tasks)))
+            _point(axes, row, x, _moved(mean, statistics.fmean(task.accuracy_full for task in tasks)))
+
+
+def _tasks(row: Row, protocol: str) -> list[TaskQuality]:
+    return [t for t in row.record.quality.tasks if t.protocol == protocol] if row.record.quality else []
 
 
 def text(rows: Sequence[Row], names: Names) -> Figure:
@@ -47,8 +55,9 @@ def text(rows: Sequence[Row], names: Names) -> Figure:
     drawn = figure(3.4)
     panels = drawn.subplots(1, len(lengths), squeeze=False, sharex=True, sharey=True)[0]
     for axes, seq_len in zip(panels, lengths, strict=True):
-        for row, x in _side_by_side([row for row in rows if row.cell.seq_len == seq_len]):
-            if row.record.quality and (found := row.record.quality.text):
+        shares = [(row, held_share([t])) for row in rows if row.cell.seq_len == seq_len and (t := _text(row))]
+        for row, x in _side_by_side(shares):
+            if found := _text(row):
                 _point(axes, row, x, _moved(found.nll_difference, found.nll_full))
         axes.set_title(f"{q.count(seq_len)} tokens")
     panels[0].set_ylabel("loss on held-out text, nats\n(lower is better)")
@@ -56,13 +65,23 @@ def text(rows: Sequence[Row], names: Names) -> Figure:
     return drawn
 
 
-def _side_by_side(rows: Sequence[Row]) -> Iterator[tuple[Row, float]]:
-    """Rows with their place on the axis: those that hold the same share stand next to each other."""
-    for share, members in group(
-        (row for row in rows if row.share is not None), lambda row: round(row.share or 0, 2)
-    ).items():
-        for index, row in enumerate(members):
-            yield row, share + 0.035 * dodge(index, len(members))
+def _text(row: Row) -> TextQuality | None:
+    return row.record.quality.text if row.record.quality else None
+
+
+def _side_by_side(shares: Sequence[tuple[Row, float | None]]) -> Iterator[tuple[Row, float]]:
+    """Rows with their place on the axis: those that hold nearly the same share stand next to each other."""
+    clusters: list[list[tuple[float, int, Row]]] = []
+    for place in sorted(
+        ((s, i, row) for i, (row, s) in enumerate(shares) if s is not None), key=lambda place: place[:2]
+    ):
+        if not clusters or place[0] - clusters[-1][-1][0] > NEARLY:
+            clusters.append([])
+        clusters[-1].append(place)
+    for members in clusters:
+        centre = statistics.fmean(share for share, _, _ in members)
+        for index, (share, _, row) in enumerate(sorted(members, key=lambda place: place[1])):
+            yield row, share if len(members) == 1 else centre + 0.035 * dodge(index, len(members))
 
 
 def _point(axes: Axes, row: Row, x: float, value: Interval) -> None:
@@ -80,7 +99,8 @@ def _finish(drawn: Figure, bottom: Sequence[Axes], rows: Sequence[Row], names: N
         axes.set_xlim(-0.08, 1.12)
         axes.xaxis.set_major_formatter(PercentFormatter(1))
     drawn.supxlabel(
-        f"KV bytes held, share of {rows[0].setting.reference}'s (points side by side: the same share)", fontsize=10
+        f"KV bytes held, share of {rows[0].setting.reference}'s (points side by side: nearly the same share)",
+        fontsize=10,
     )
     legend(drawn, [(names[key], mark(key[0])) for key in dict.fromkeys((row.strategy, row.variant) for row in rows)])
 
@@ -98,10 +118,10 @@ def technique(rows: Sequence[Row]) -> Figure:
         axes.set_xlim(-0.04, 1.04)
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axes.grid(visible=False, axis="y")
-    panels[0].set_yticks(range(len(tasks)), [task.replace("_", " ") for task in tasks])
+    panels[0].set_yticks(range(len(tasks)), [q.task(name) for name in tasks])
     panels[0].set_ylim(len(tasks) - 0.5, -0.5)
     drawn.supxlabel("accuracy", fontsize=10)
-    _protocol_legend(drawn, mark(rows[0].strategy))
+    _protocol_legend(drawn, mark(rows[0].strategy), rows[0].setting.reference)
     return drawn
 
 
@@ -115,12 +135,12 @@ def _task_mark(axes: Axes, line: int, found: TaskQuality, own: Mark) -> None:
     axes.errorbar(value.estimate, y, xerr=bars, color=own.color, marker=own.marker, mfc=fill, markersize=6, capsize=2)
 
 
-def _protocol_legend(drawn: Figure, own: Mark) -> None:
+def _protocol_legend(drawn: Figure, own: Mark, reference: str) -> None:
     looks = zip(PROTOCOL.values(), (own.color, "white"), strict=True)
     handles = [
         Line2D([], [], color=own.color, marker=own.marker, mfc=fill, linestyle="", label=title) for title, fill in looks
     ]
     handles.append(
-        Line2D([], [], color=INK, marker="|", markersize=10, mew=2, linestyle="", label="the same with the full cache")
+        Line2D([], [], color=INK, marker="|", markersize=10, mew=2, linestyle="", label=f"the same with {reference}")
     )
     drawn.legend(handles=handles, loc="outside upper left", ncols=3)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.record import Interval, TaskQuality
+from pipeline.record import Interval
 from pipeline.report import quantities as q
+from pipeline.report import verdicts
 from pipeline.report.evidence import Row, group
+from pipeline.report.means import negated, recall_gain, recall_loss, spread, text_loss
 from pipeline.report.tables import Table, why_empty
 
-Quantity = Callable[[Row], Interval | None]
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a ranking is by; `of` gives None where it was not measured, smallest is best."""
+
+    title: str
+    heading: str
+    of: Callable[[Row], Interval | None]
+    write: Callable[[Interval], str]
+    judge: Callable[[Row], str]
 
 
 @dataclass(frozen=True)
@@ -27,15 +37,13 @@ def rankings(rows: Sequence[Row], names: Mapping[tuple[str, str], str]) -> list[
     """Of one setting: at the longest length of each batch, by every quantity that was measured there."""
     found = []
     for batch, members in group(rows, lambda row: row.cell.batch).items():
-        for title, heading, quantity, write in QUANTITIES:
-            ranked = [row for row in members if quantity(row)]
-            longest = max((row.cell.seq_len for row in ranked), default=None)
+        for quantity in QUANTITIES:
+            longest = max((row.cell.seq_len for row in members if quantity.of(row)), default=None)
             rivals = [row for row in members if row.cell.seq_len == longest]
-            if sum(quantity(row) is not None for row in rivals) > 1:
-                where = f"{title}, {q.count(longest or 0)} tokens, batch {q.count(batch)}"
-                found.append(
-                    Ranking(where, _table(rivals, names, heading, quantity, write), _absent(rivals, names, quantity))
-                )
+            ranked = [(row, value) for row in rivals if (value := quantity.of(row)) and value.n != 1]
+            if len(ranked) > 1:
+                where = f"{quantity.title}, {q.count(longest or 0)} tokens, batch {q.count(batch)}"
+                found.append(Ranking(where, _table(ranked, names, quantity), _absent(rivals, names, quantity)))
     return found
 
 
@@ -44,23 +52,22 @@ def ranks(values: Sequence[Interval]) -> list[int]:
     return [1 + sum(other.high < value.low for other in values) for value in values]
 
 
-def _table(
-    rows: Sequence[Row],
-    names: Mapping[tuple[str, str], str],
-    heading: str,
-    quantity: Quantity,
-    write: Callable[[Interval], str],
-) -> Table:
-    measured = [(row, value) for row in rows if (value := quantity(row))]
-    ordered = sorted(
-        zip(ranks([value for _, value in measured]), measured, strict=True), key=lambda x: (x[0], x[1][1].estimate)
-    )
-    lines = [[str(rank), names[row.strategy, row.variant], write(value)] for rank, (row, value) in ordered]
-    return Table([("Rank", "r"), ("Technique", "l"), (heading, "r")], lines)
+def _table(ranked: Sequence[tuple[Row, Interval]], names: Mapping[tuple[str, str], str], quantity: Quantity) -> Table:
+    numbered = zip(ranks([value for _, value in ranked]), ranked, strict=True)
+    lines = [
+        [str(rank), names[row.strategy, row.variant], quantity.write(value), quantity.judge(row)]
+        for rank, (row, value) in sorted(numbered, key=lambda x: (x[0], x[1][1].estimate))
+    ]
+    against = f"Against {ranked[0][0].setting.reference}"
+    return Table([("Rank", "r"), ("Technique", "l"), (quantity.heading, "r"), (against, "l")], lines)
 
 
 def _absent(rows: Iterable[Row], names: Mapping[tuple[str, str], str], quantity: Quantity) -> str:
-    left_out = [f"{names[row.strategy, row.variant]} ({why_empty(row)})" for row in rows if not quantity(row)]
+    left_out = []
+    for row in rows:
+        value = quantity.of(row)
+        if value is None or value.n == 1:
+            left_out.append(f"{names[row.strategy, row.variant]} ({verdicts.ONE_SAMPLE if value else why_empty(row)})")
     return f"Not ranked here: {q.words(left_out)}." if left_out else ""
 
 
@@ -68,59 +75,58 @@ def decode_speed(row: Row) -> Interval | None:
     return row.record.cost.tpot_ratio if row.record.cost else None
 
 
+def _speed(row: Row) -> str:
+    cost = row.record.cost
+    return verdicts.speed(cost.tpot_ratio, cost.aa_tpot_ratio) if cost else verdicts.UNDEFINED
+
+
 def memory(row: Row) -> Interval | None:
-    return _exact(round(row.share, 3)) if row.record.cost and row.share is not None else None
+    """Counted, not sampled: `n` is 0."""
+    if row.share is None:
+        return None
+    share = round(row.share, 3)
+    return Interval(estimate=share, low=share, high=share, n=0)
+
+
+def _memory(row: Row) -> str:
+    return "" if row.share is None else "more" if row.share > 1 else "less" if row.share < 1 else "the same"
 
 
 def stability(row: Row) -> Interval | None:
+    return spread(row.record.cost.technique.step_s) if row.record.cost else None
+
+
+def _stability(row: Row) -> str:
     cost = row.record.cost
-    return _exact(round(spread(cost.technique.step_s), 2)) if cost and len(cost.technique.step_s) > 1 else None
+    arms = (cost.technique, cost.full, cost.full_again) if cost else ()
+    spreads = [found for arm in arms if (found := spread(arm.step_s))]
+    return verdicts.stability(*spreads) if len(spreads) == 3 else verdicts.UNDEFINED
 
 
-def recall_loss(row: Row) -> Interval | None:
-    """Accuracy lost against the full cache, mean over tasks and protocols: 0 is as good as the full cache."""
-    mean = mean_difference(row.record.quality.tasks) if row.record.quality else None
-    return mean and _minus(mean)
+def _recall(row: Row) -> str:
+    gain = recall_gain(row)
+    return verdicts.accuracy(gain) if gain else verdicts.UNDEFINED
 
 
-def text_loss(row: Row) -> Interval | None:
-    text = row.record.quality and row.record.quality.text
-    return text.nll_difference if text else None
+def _text(row: Row) -> str:
+    loss = text_loss(row)
+    return verdicts.loss(loss) if loss else verdicts.UNDEFINED
 
 
-def mean_difference(tasks: Sequence[TaskQuality]) -> Interval | None:
-    """Mean of the ends of the intervals: at least as wide as an interval of the mean, so it never claims too much."""
-    if not tasks:
-        return None
-    differences = [task.accuracy_difference for task in tasks]
-    estimate, low, high = (
-        statistics.fmean(getattr(d, end) for d in differences) for end in ("estimate", "low", "high")
-    )
-    return Interval(estimate=estimate, low=low, high=high, n=sum(d.n for d in differences))
+def _spread_interval(value: Interval) -> str:
+    return f"{q.decimal(value.estimate)} [{q.decimal(value.low)},{q.GLUE}{q.decimal(value.high)}]"
 
 
-def spread(samples: Sequence[float]) -> float:
-    """p90 / p50"""
-    deciles = statistics.quantiles(samples, n=10, method="inclusive")
-    return deciles[8] / deciles[4] if deciles[4] else float("nan")
-
-
-def _negated(loss: Interval) -> str:
-    return q.signed_interval(_minus(loss), 3)
-
-
-def _minus(value: Interval) -> Interval:
-    return Interval(estimate=-value.estimate, low=-value.high, high=-value.low, n=value.n)
-
-
-def _exact(value: float) -> Interval:
-    return Interval(estimate=value, low=value, high=value, n=1)
-
-
-QUANTITIES: tuple[tuple[str, str, Quantity, Callable[[Interval], str]], ...] = (
-    ("Speed", "Decode step, as a ratio", decode_speed, q.ratio_interval),
-    ("Memory", "KV bytes held, as a share", memory, lambda value: q.share(value.estimate)),
-    ("Stability", "Decode steps, p90 over p50", stability, lambda value: q.decimal(value.estimate)),
-    ("Quality: recall", "Accuracy difference, mean over tasks and protocols", recall_loss, _negated),
-    ("Quality: text", "Loss difference, nats", text_loss, lambda value: q.signed_interval(value, 3)),
+QUANTITIES = (
+    Quantity("Speed", "Decode step, as a ratio", decode_speed, q.ratio_interval, _speed),
+    Quantity("Memory", "KV bytes held, as a share", memory, lambda value: q.share(value.estimate), _memory),
+    Quantity("Stability", "Decode steps, p90 over p50", stability, _spread_interval, _stability),
+    Quantity(
+        "Recall",
+        "Accuracy difference, query-agnostic, mean over tasks",
+        recall_loss,
+        lambda value: q.signed_interval(negated(value)),
+        _recall,
+    ),
+    Quantity("Text", "Loss difference, nats", text_loss, lambda value: q.signed_interval(value, 3), _text),
 )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pipeline import judgement
 from pipeline.report import context, drawing, evidence, figures, ranking, sentences, tables
-from pipeline.report.evidence import Row, Setting, group
+from pipeline.report.evidence import BENCHMARK, Row, Setting, group
+from pipeline.report.means import differs
 from pipeline.report.tables import Table
 
 REPORT = "report.md"
@@ -75,27 +75,46 @@ class Renderer:
         parts = [
             self._comparison(setting, members) for setting, members in group(rows, lambda row: row.setting).items()
         ]
-        described = _by_strategy(rows) if name != "benchmark" else []  # the same techniques as at token level
+        described = _by_strategy(rows) if name != BENCHMARK else []  # the same techniques as at token level
         techniques = [self._technique(strategy, own) for strategy, own in group(described, _strategy).items()]
-        return Level(sentences.level_title(name), parts, techniques)
+        return Level(sentences.level_title(rows), parts, techniques)
 
     def _comparison(self, setting: Setting, rows: Sequence[Row]) -> Part:
-        names = evidence.labels(rows)
+        """A benchmark says here what the others say under `In short`."""
+        names, is_benchmark = evidence.labels(rows), rows[0].cell.level == BENCHMARK
+        found = list(_comparison_tables(rows, names, self.reports_dir))
         return Part(
             self.titles[setting],
-            sentences.headlines(rows, names),
-            list(_comparison_tables(rows, names, self.reports_dir)),
-            [],
-            ranking.rankings(rows, names),
+            sentences.headlines(rows, names) if is_benchmark else [],
+            found if is_benchmark else [],
+            [] if is_benchmark else found,
+            [] if is_benchmark else ranking.rankings(rows, names),
             self._pictures(setting, figures.of_setting(rows, names)),
+        )
+
+    def in_short(self) -> list[Part]:
+        """Of each machine and level the cost and the quality at the longest length, one table each."""
+        parts = []
+        described = [row for row in self.rows if row.cell.level != BENCHMARK]
+        for rows in group(described, lambda row: (row.hardware_id, row.cell.level)).values():
+            timed = [row for row in rows if row.record.cost]
+            judged = [row for row in rows if row.record.quality and row.in_trained_length]
+            for setting in dict.fromkeys(_largest(found) for found in (timed, judged) if found):
+                parts.append(self._short(setting, [row for row in rows if row.setting == setting]))
+        return parts
+
+    def _short(self, setting: Setting, rows: Sequence[Row]) -> Part:
+        names = evidence.labels(rows)
+        return Part(
+            self.titles[setting], sentences.headlines(rows, names), list(_short_tables(rows, names)), [], [], []
         )
 
     def _technique(self, strategy: str, rows: Sequence[Row]) -> Technique:
         described = rows[0].config("strategy")
         settings = group(rows, lambda row: row.setting)
         return Technique(
-            strategy,
-            str(described.get("title") or strategy),
+            evidence.label(strategy),
+            sentences.technique_title(rows[0]),
             str(described.get("summary") or ""),
             sentences.paper(str(described.get("paper") or "")),
             sentences.status(rows),
@@ -109,10 +128,12 @@ class Renderer:
             ("Held-out text", tables.technique_text(rows, self.reports_dir)),
         ]
         hidden = [
-            ("Times, budgets and memory, beside the measured ceilings", tables.technique_time(rows, self.reports_dir)),
+            ("Times, budgets and memory", tables.technique_time(rows)),
+            ("Beside the measured ceilings", tables.technique_ceilings(rows)),
             *(
-                (f"Recall at {sentences.point(row)}, task by task", tables.technique_recall(row, self.reports_dir))
-                for row in rows
+                (f"Recall at {sentences.point(r)}, task by task", tables.technique_recall(r))
+                for r in rows
+                if differs(r)
             ),
         ]
         pictures = self._pictures(setting, figures.of_technique(rows))
@@ -130,7 +151,7 @@ class Renderer:
 def render(results_dir: Path, reports_dir: Path) -> Files:
     """Raises ValueError where a record or the gates file is corrupt or there are no records."""
     rows = evidence.load(results_dir)
-    gates = _gates(results_dir / "gates.json")
+    judged = judgement.read(results_dir)
     renderer = Renderer(rows, reports_dir)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -142,11 +163,13 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
     failed = [row for row in rows if row.record.status != "ok"]
     text = environment.get_template("template.md.j2").render(
         statement=sentences.statement(rows),
+        machines=context.machines(rows),
+        in_short=renderer.in_short(),
         how_to_read=sentences.how_to_read(),
         environment=context.environment(rows),
         grid=context.grid(rows),
         levels=renderer.levels(),
-        gates=context.gates(gates) if gates else None,
+        gates=context.gates(judged.gates) if judged else None,
         not_measured=context.not_measured(failed, reports_dir) if failed else None,
     )
     return {REPORT: text.encode(), **renderer.files}
@@ -177,6 +200,25 @@ def _comparison_tables(rows: Sequence[Row], names: Names, reports_dir: Path) -> 
             yield f"Held-out text at {where}", tables.summary_text(members, names, reports_dir)
 
 
+def _short_tables(rows: Sequence[Row], names: Names) -> Iterator[tuple[str, Table]]:
+    """One length each: the longest of the smallest batch for cost, the longest that was trained for quality."""
+    timed = [row for row in rows if row.record.cost]
+    judged = [row for row in rows if row.record.quality and row.in_trained_length]
+    if timed:
+        point = max((row.point for row in timed), key=lambda found: (-found[1], found[0]))
+        where = [row for row in rows if row.point == point]
+        yield f"Cost at {sentences.point(where[0])}", tables.summary_cost(where, names)
+    if judged:
+        where = [row for row in rows if row.point == max(found.point for found in judged)]
+        yield f"Quality at {sentences.point(where[0])}", tables.summary_quality(where, names)
+
+
+def _largest(rows: Sequence[Row]) -> Setting:
+    """The setting that has the longest length, and of several the one with the most records."""
+    settings = group(rows, lambda row: row.setting)
+    return max(settings, key=lambda found: (max(row.cell.seq_len for row in settings[found]), len(settings[found])))
+
+
 def _filled(found: Sequence[tuple[str, Table]]) -> list[tuple[str, Table]]:
     return [(heading, table) for heading, table in found if table.rows]
 
@@ -187,14 +229,3 @@ def _strategy(row: Row) -> str:
 
 def _by_strategy(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (row.strategy != evidence.BASELINE, row.strategy))
-
-
-def _gates(path: Path) -> list[dict[str, Any]]:
-    """The requirements on the trained model, if its stage has run: a list, or a mapping that holds one as `gates`."""
-    if not path.exists():
-        return []
-    try:
-        found = json.loads(path.read_text())
-        return [dict(gate) for gate in (found["gates"] if isinstance(found, dict) else found)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"corrupt {path}: {error!r}; delete the file and run the gates again") from None

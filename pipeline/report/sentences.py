@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pipeline.record import Cost, Interval, TaskQuality
 from pipeline.report import quantities as q
 from pipeline.report import verdicts
-from pipeline.report.evidence import Row, group
-from pipeline.report.ranking import decode_speed, mean_difference, ranks, recall_loss, text_loss
+from pipeline.report.evidence import BENCHMARK, Row, changes, group
+from pipeline.report.means import STRICTER, differs, recall_gain, text_loss
+from pipeline.report.ranking import decode_speed, ranks
 from pipeline.report.tables import PROTOCOL, STATUS
 
 Names = Mapping[tuple[str, str], str]
@@ -19,6 +21,7 @@ ORDER = (
     verdicts.BETTER,
     verdicts.WORSE,
     verdicts.NO_DIFFERENCE,
+    verdicts.ONE_SAMPLE,
     verdicts.UNDEFINED,
 )
 
@@ -33,8 +36,17 @@ def statement(rows: Sequence[Row]) -> str:
     )
 
 
-def level_title(level: str) -> str:
-    return "Decode step against Transformers' DynamicCache" if level == "benchmark" else f"{level.capitalize()} level"
+def level_title(rows: Sequence[Row]) -> str:
+    """The level, or what a benchmark is against."""
+    level = rows[0].cell.level
+    against = q.words(dict.fromkeys(row.setting.reference for row in rows))
+    return f"Benchmark: the decode step against {against}" if level == BENCHMARK else f"{level.capitalize()} level"
+
+
+def technique_title(row: Row) -> str:
+    """Its title, with what the command line changed of the published point."""
+    title, changed = str(row.config("strategy").get("title") or row.cell.strategy), changes(row.strategy)
+    return f"{title} with {q.words(changed)}" if changed else title
 
 
 def status(rows: Sequence[Row]) -> str:
@@ -43,47 +55,69 @@ def status(rows: Sequence[Row]) -> str:
 
 
 def how_to_read() -> list[str]:
+    aware, agnostic = PROTOCOL["query_aware"], PROTOCOL["query_agnostic"]
     return [
         f"A ratio compares a technique with the full cache, timed in turns in the same process: below {q.ratio(1)} is "
         f"{verdicts.FASTER}, above is {verdicts.SLOWER}. Brackets hold the 95 % interval.",
-        f"The full cache is also timed against itself, which shows the noise. Where a technique's interval reaches "
-        f"{q.ratio(1)} or that noise, the report says “{verdicts.NO_DIFFERENCE}”.",
-        "*First token* is the time to read the prompt (TTFT), *decode step* the time for each token after it (TPOT). "
-        "*KV held* is what the cache has allocated at the last step, *share* is that over the full cache's, and "
-        "*noise* the full cache's interval against itself.",
+        "The full cache is also timed against itself (the same work as an arm of its own), which shows the *noise*. "
+        f"Where a technique's interval reaches {q.ratio(1)} or the noise, the word is “{verdicts.NO_DIFFERENCE}”; "
+        f"where there was a single trial it is “{verdicts.ONE_SAMPLE}”, and that is no verdict.",
+        "*First token* is the time to read the prompt (TTFT), *decode step* the time for each token after it (TPOT).",
+        "*KV held* is what the cache has allocated after the last token, *share* that over the full cache's. Both are "
+        "measured, for cost where time was measured and for quality on the very items that were scored (their mean, "
+        "of one sequence).",
+        "*Peak memory* is the weights and the most that tensors of prefill and the first step added to them.",
         "Quality is measured on the evolving cache, item by item against the full cache; a difference is called one "
-        f"only where its 95 % interval leaves zero out. *{PROTOCOL['query_aware']}*: the question was in the prompt "
-        f"when the cache evicted; *{PROTOCOL['query_agnostic']}*: it came afterwards.",
+        f"only where its 95 % interval leaves zero out, at {verdicts.DECIMALS} decimals. Differences stand in brackets "
+        "behind what was reached.",
+        f"*{aware}*: the question was in the prompt when the cache evicted, and is asked again. *{agnostic}*: it came "
+        f"afterwards. Under the {aware} protocol the question's own kept tokens have attended to the whole prompt, so "
+        f"a part of a window's {aware} score is what the question carried over. The {agnostic} score is the stricter "
+        "one, and quality is ranked by it.",
+        "*Stability* is p90 over p50 of all decode steps, with a bootstrap over steps. Steps that follow each other "
+        "are not quite independent, so that its interval is rather too narrow.",
+        "Random eviction keeps one fixed random sample: its seed is in its record, and another seed would give other "
+        "numbers.",
+        "A cell beyond the length that its model was trained on, or of a model with random weights, is there for cost "
+        "only.",
     ]
 
 
 def headlines(rows: Sequence[Row], names: Names) -> list[str]:
     """The comparison of one setting in a few lines: speed at the longest length of each batch, and quality."""
     batches = group((row for row in rows if row.record.cost), lambda row: row.cell.batch).values()
-    recalled = [row for row in rows if recall_loss(row)]
+    recalled = [row for row in rows if recall_gain(row)]
     read = [row for row in rows if text_loss(row)]
-    lines = [_speeds(_longest(members), names) for members in batches]
-    lines += [_recalls(_longest(recalled), names)] if recalled else []
-    lines += [_texts(_longest(read), names)] if read else []
+    lines = [f"{_reference_times(longest(m))} {_speeds(longest(m), names)}" for m in batches]
+    lines += [_recalls(longest(recalled), names)] if recalled else []
+    lines += [_texts(longest(read), names)] if read else []
     return lines or [nothing_measured(rows)]
 
 
-def _longest(rows: Sequence[Row]) -> list[Row]:
-    longest = max(row.cell.seq_len for row in rows)
-    return [row for row in rows if row.cell.seq_len == longest]
+def longest(rows: Sequence[Row]) -> list[Row]:
+    seq_len = max(row.cell.seq_len for row in rows)
+    return [row for row in rows if row.cell.seq_len == seq_len]
+
+
+def _reference_times(rows: Sequence[Row]) -> str:
+    """Each technique is timed beside its own reference; the middle one of these stands for all."""
+    arms = [row.record.cost.full for row in rows if row.record.cost]
+    step, first = (statistics.median(getattr(arm, name) for arm in arms) for name in ("tpot_s_p50", "ttft_s_p50"))
+    reference = _reference(rows)
+    return (
+        f"At {point(rows[0])}, {reference} took {q.seconds(step)} for a decode step and {q.seconds(first)} for the "
+        f"first token, and held {q.data(arms[0].kv_bytes_held[-1])}."
+    )
 
 
 def _speeds(rows: Sequence[Row], names: Names) -> str:
     judged = [(row, _decode(row.record.cost), decode_speed(row), q.ratio) for row in rows]
-    return (
-        f"Decode step at {point(rows[0])} against {_reference(rows)}: {_grouped(judged, names)}.{_fastest(rows, names)}"
-    )
+    return f"Decode steps against that: {_grouped(judged, names)}.{_fastest(rows, names)}"
 
 
 def _recalls(rows: Sequence[Row], names: Names) -> str:
-    means = [(row, mean_difference(row.record.quality.tasks)) for row in rows if row.record.quality]
-    judged = [(row, verdicts.accuracy(mean), mean, q.signed) for row, mean in means if mean]
-    where = f"{q.count(rows[0].cell.seq_len)} tokens, mean over tasks and protocols"
+    judged = [(row, verdicts.accuracy(gain), gain, q.signed) for row in rows if (gain := recall_gain(row))]
+    where = f"{q.count(rows[0].cell.seq_len)} tokens, {PROTOCOL[STRICTER]}, mean over tasks"
     return f"Recall accuracy at {where}, against {_reference(rows)}: {_grouped(judged, names)}."
 
 
@@ -108,7 +142,7 @@ def _nats(value: float) -> str:
 
 
 def _fastest(rows: Sequence[Row], names: Names) -> str:
-    timed = [(row, ratio) for row in rows if (ratio := decode_speed(row))]
+    timed = [(row, ratio) for row in rows if (ratio := decode_speed(row)) and ratio.n != 1]
     ranked = zip(timed, ranks([ratio for _, ratio in timed]), strict=True)
     leaders = [item for item, rank in ranked if rank == 1]
     if len(leaders) == len(timed):
@@ -149,9 +183,12 @@ def nothing_measured(rows: Sequence[Row]) -> str:
 
 
 def _speed_lines(rows: Sequence[Row]) -> list[str]:
+    """The longest length of each batch in full; the others, if there are any, by their verdicts."""
     lines = []
     for members in group(rows, lambda row: row.cell.batch).values():
-        lines.append(longest_cell(_longest(members)[-1]))
+        lines.append(longest_cell(longest(members)[-1]))
+        if len(members) == 1:
+            continue
         batch = q.count(members[0].cell.batch)
         lines.append(f"Decode at batch {batch}: {_by_length(members, _decode)}.")
         lines.append(f"First token at batch {batch}: {_by_length(members, _first)}.")
@@ -189,16 +226,20 @@ def _lengths(rows: Iterable[Row]) -> str:
 
 def _memory_lines(rows: Sequence[Row]) -> list[str]:
     shares = sorted(row.share for row in rows if row.share is not None)
-    if not shares:
+    if len(shares) < 2:
         return []
     low, high = q.share(shares[0]), q.share(shares[-1])
-    return [f"It held {low if low == high else f'between {low} and {high}'} of {_reference(rows)}'s bytes."]
+    held = low if low == high else f"between {low} and {high}"
+    return [f"Over all lengths and batches it held {held} of {_reference(rows)}'s bytes."]
 
 
 def _recall_lines(rows: Sequence[Row]) -> list[str]:
     measured = [(row, task) for row in rows if row.record.quality for task in row.record.quality.tasks]
     if not measured:
         return []
+    if not any(differs(row) for row in rows):
+        n = q.plural(len(measured), "measurement")
+        return [f"Recall was that of {_reference(rows)} to {verdicts.DECIMALS} decimals in all of {n}."]
     said = group(measured, lambda pair: verdicts.accuracy(pair[1].accuracy_difference))
     counts = [f"{verdict} in {q.count(len(pairs))}" for verdict, pairs in said.items()]
     summary = f"Recall against {_reference(rows)}, in {q.plural(len(measured), 'measurement')}: {', '.join(counts)}."
@@ -209,7 +250,7 @@ def _worst(pairs: Sequence[tuple[Row, TaskQuality]]) -> list[str]:
     if not pairs:
         return []
     row, task = min(pairs, key=lambda pair: pair[1].accuracy_difference.estimate)
-    where = f"{task.task.replace('_', ' ')} ({PROTOCOL[task.protocol]}) at {q.count(row.cell.seq_len)} tokens"
+    where = f"{q.task(task.task)} ({PROTOCOL[task.protocol]}) at {q.count(row.cell.seq_len)} tokens"
     return [f"The largest loss was in {where}: {q.decimal(task.accuracy)} against {q.decimal(task.accuracy_full)}."]
 
 

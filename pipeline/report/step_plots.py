@@ -1,17 +1,17 @@
-"""Figures by decode step: latency and bytes, a technique in its colour over the full cache in black."""
+"""Figures by decode step: latency and bytes, a technique in its colour over its reference in grey."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from pipeline.report import quantities as q
-from pipeline.report.drawing import INK, figure, mark
+from pipeline.report.drawing import REFERENCE, figure, label_ends, mark
 from pipeline.report.evidence import Row, group
 
 Names = Mapping[tuple[str, str], str]
@@ -23,31 +23,24 @@ def longest(rows: Sequence[Row]) -> Row:
 
 
 def where(row: Row) -> str:
-    return f"{q.count(row.cell.seq_len)} tokens {q.TIMES} {q.count(row.cell.batch)}"
+    return f"{q.count(row.cell.seq_len)} tokens, batch {q.count(row.cell.batch)}"
 
 
 def latency(rows: Sequence[Row], names: Names) -> Figure:
-    return _multiples(rows, names, latency_panel, "time of a decode step")
-
-
-def kv_bytes(rows: Sequence[Row], names: Names) -> Figure:
-    return _multiples(rows, names, bytes_panel, "KV bytes held")
-
-
-def _multiples(rows: Sequence[Row], names: Names, panel: Callable[[Axes, Row], None], what: str) -> Figure:
     shown = [longest(members) for members in group(rows, lambda row: (row.strategy, row.variant)).values()]
     n_columns = min(3, len(shown))
     n_rows = math.ceil(len(shown) / n_columns)
-    drawn = figure(2.3 * n_rows + 0.4)
+    drawn = figure(2.3 * n_rows + 0.5)
     panels = list(drawn.subplots(n_rows, n_columns, squeeze=False).flat)
     for axes, row in zip(panels, shown, strict=False):
-        panel(axes, row)
+        latency_panel(axes, row)
         axes.set_title(names[row.strategy, row.variant], color=mark(row.strategy).color)
         axes.set_xlabel(where(row), fontsize=8, labelpad=1)
     for axes in panels[len(shown) :]:
         axes.set_visible(False)
-    drawn.supxlabel(f"decode step (black: {rows[0].setting.reference} in the same process)", fontsize=10)
-    drawn.supylabel(what, fontsize=10)
+    reference = rows[0].setting.reference
+    drawn.supxlabel(f"decode step (bold: running median, faint: every step; grey: {reference})", fontsize=10)
+    drawn.supylabel("time of a decode step", fontsize=10)
     return drawn
 
 
@@ -55,16 +48,16 @@ def latency_panel(axes: Axes, row: Row) -> None:
     """Every step as it was measured, faint, and the running median over it."""
     if row.record.cost is None:
         return
-    arms = ((row.record.cost.full.step_s, INK), (row.record.cost.technique.step_s, mark(row.strategy).color))
+    arms = ((row.record.cost.full.step_s, REFERENCE), (row.record.cost.technique.step_s, mark(row.strategy).color))
     for samples, color in arms:
         n_steps = range(1, len(samples) + 1)
-        axes.plot(n_steps, samples, color=color, linewidth=0.6, alpha=0.35)
+        axes.plot(n_steps, samples, color=color, linewidth=0.6, alpha=0.45)
         axes.plot(n_steps, running_median(samples), color=color, linewidth=1.5)
     # A rare spike may leave the panel: it would flatten everything else, and the tables have the p90.
     ordinary = max(max(running_median(samples)) for samples, _ in arms)
     axes.set_ylim(0, 1.05 * min(2 * ordinary, max(max(samples) for samples, _ in arms)))
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.seconds(value) if value else "0"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.tick(q.seconds(value)) if value else "0"))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
@@ -73,14 +66,36 @@ def running_median(samples: Sequence[float], reach: int = 4) -> list[float]:
     return [statistics.median(samples[max(0, i - reach) : i + reach + 1]) for i in range(len(samples))]
 
 
+def kv_bytes(rows: Sequence[Row], names: Names) -> Figure:
+    """All techniques in one panel, at the longest length of the smallest batch."""
+    point = longest(rows).point
+    shown = [row for row in rows if row.point == point]
+    drawn = figure(3.2)
+    axes = drawn.subplots()
+    ends = []
+    for row in shown:
+        held, color = row.record.cost.technique.kv_bytes_held if row.record.cost else [0], mark(row.strategy).color
+        axes.plot(held, color=color, linewidth=1.8)
+        ends.append((len(held) - 1.0, float(held[-1]), names[row.strategy, row.variant], color))
+    _bytes_by_step(axes, max(height for _, height, _, _ in ends))
+    axes.set(xlabel="decode step (0: after the prompt)", title=f"keys and values held, {where(shown[0])}")
+    label_ends(drawn, axes, ends)
+    return drawn
+
+
 def bytes_panel(axes: Axes, row: Row) -> None:
     if row.record.cost is None:
         return
     own, full = row.record.cost.technique.kv_bytes_held, row.record.cost.full.kv_bytes_held
-    axes.plot(full, color=INK, linewidth=1.0)
-    axes.plot(own, color=mark(row.strategy).color, linewidth=1.8)
-    highest = max(*own, *full, 1)
+    axes.plot(full, color=REFERENCE, linewidth=2.4)
+    axes.plot(own, color=mark(row.strategy).color, linewidth=1.4)
+    _bytes_by_step(axes, max(*own, *full))
+
+
+def _bytes_by_step(axes: Axes, highest: float) -> None:
+    """From nothing to the most that is held; ticks are powers of two apart, since the units are."""
+    highest = max(highest, 1.0)
     axes.set_ylim(-0.04 * highest, 1.1 * highest)
     axes.yaxis.set_major_locator(MultipleLocator(2.0 ** math.ceil(math.log2(highest / 4))))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.data(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.tick(q.data(value))))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -8,16 +8,29 @@ from pipeline.record import Interval
 
 FASTER, SLOWER = "faster", "slower"
 BETTER, WORSE = "better", "worse"
+STEADIER, UNSTEADIER = "steadier", "less steady"
 NO_DIFFERENCE = "no difference found"
+ONE_SAMPLE = "one sample"
 UNDEFINED = "undefined"
+DECIMALS = 3  # a difference in quality that vanishes when it is written is rounding in the arithmetic, not a loss
 
 
 def speed(ratio: Interval, noise: Interval) -> str:
     """A ratio to the full cache counts only outside both 1 and the full cache's ratio to itself."""
+    if why := _unusable(ratio, noise):
+        return why
     low, high = min(noise.low, 1.0), max(noise.high, 1.0)
-    if not _defined(ratio, noise):
-        return UNDEFINED
     return FASTER if ratio.high < low else SLOWER if ratio.low > high else NO_DIFFERENCE
+
+
+def stability(spread: Interval, full: Interval, full_again: Interval) -> str:
+    """Two spreads differ where their intervals do not meet, and by more than the same work does from itself."""
+    if why := _unusable(spread, full, full_again):
+        return why
+    by_chance = abs(spread.estimate - full.estimate) <= abs(full_again.estimate - full.estimate)
+    if by_chance or (spread.low <= full.high and full.low <= spread.high):
+        return NO_DIFFERENCE
+    return STEADIER if spread.estimate < full.estimate else UNSTEADIER
 
 
 def accuracy(difference: Interval) -> str:
@@ -30,11 +43,20 @@ def loss(difference: Interval) -> str:
     return _signed(difference, WORSE, BETTER)
 
 
+def rounded(value: Interval) -> Interval:
+    ends = {end: round(getattr(value, end), DECIMALS) for end in ("estimate", "low", "high")}
+    return Interval(n=value.n, **ends)
+
+
 def _signed(difference: Interval, above: str, below: str) -> str:
-    if not _defined(difference):
+    if why := _unusable(difference):
+        return why
+    shown = rounded(difference)
+    return above if shown.low > 0 else below if shown.high < 0 else NO_DIFFERENCE
+
+
+def _unusable(*intervals: Interval) -> str:
+    """Why no verdict is possible; empty where one is. An `n` of 0 means exact."""
+    if any(math.isnan(v) for i in intervals for v in (i.estimate, i.low, i.high)):
         return UNDEFINED
-    return above if difference.low > 0 else below if difference.high < 0 else NO_DIFFERENCE
-
-
-def _defined(*intervals: Interval) -> bool:
-    return not any(math.isnan(v) for i in intervals for v in (i.estimate, i.low, i.high))
+    return ONE_SAMPLE if any(i.n == 1 for i in intervals) else ""

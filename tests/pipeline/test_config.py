@@ -9,6 +9,8 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
+from pipeline import checks
+from pipeline.checks import LONGEST_QUESTION, SHORTEST
 from pipeline.config import Task
 from tests.conftest import SMALL
 
@@ -64,16 +66,44 @@ def test_learned_positions_end_hard_and_rotary_ones_do_not(experiment):
     assert experiment("model=tiny", "workload=cost", "workload.seq_len=4096")
 
 
-def test_scored_text_counts_against_the_positions(experiment):
-    text = ("model=gpt2", "model.source=hub", "workload.measure=[quality]", "workload.n_text_tokens=500")
-    with pytest.raises(ValueError, match="valid: at most 524"):
-        experiment(*text, "workload.seq_len=525")
+@pytest.mark.parametrize(("measure", "n_following"), [("quality", 16), ("cost", 33), ("cost,quality", 33)])
+def test_positions_hold_what_follows_the_prompt_and_text_lies_within_it(experiment, measure, n_following):
+    """A question of 8 keys is fed again, or tokens are generated; only the longest prompt decides."""
+    asked = ("model=gpt2", "model.source=hub", f"workload.measure=[{measure}]", "workload.n_new_tokens=33")
+    most = 1024 - n_following
+    assert experiment(*asked, "workload.n_text_tokens=500", f"workload.seq_len=[256,{most}]")
+    with pytest.raises(ValueError, match=f"seq_len={most + 1}: with {n_following} .*valid: at most {most}"):
+        experiment(*asked, f"workload.seq_len=[256,{most + 1}]")
 
 
-def test_task_names_are_those_of_the_generators():
+def test_tasks_and_their_shortest_lengths_are_those_of_the_generators():
     from pipeline.tasks import TASKS
 
     assert set(get_args(Task)) == set(TASKS)
+    assert {name: 2 * (task.n_facts + task.n_asked) for name, task in TASKS.items()} == SHORTEST
+    assert max(2 * task.n_asked for task in TASKS.values()) == LONGEST_QUESTION
+
+
+def test_a_task_that_does_not_fit_its_length_is_refused_with_its_minimum(experiment):
+    assert experiment("workload.tasks=[multi_query]", "workload.seq_len=80")
+    with pytest.raises(ValueError, match=r"^workload.seq_len=79: too short for multi_query; valid: at least 80"):
+        experiment("workload.tasks=[single_needle,multi_query]", "workload.seq_len=[512,79]")
+
+
+def test_positions_of_a_local_folder_are_those_of_its_config(experiment, tmp_path):
+    """Looked-up positions (GPT-2) end hard, rotary ones do not, whatever the YAML knows of them."""
+    (tmp_path / "model.safetensors").touch()
+    asked = ("model=hub", f"model.path={tmp_path}", "workload=cost", "profile=smoke")
+    write = (tmp_path / "config.json").write_text
+    write('{"model_type": "gpt2", "n_positions": 256}')
+    checks.check_shape(experiment(*asked, "workload.seq_len=251"))
+    with pytest.raises(ValueError, match=r"seq_len=252: .* only 256 positions; valid: at most 251"):
+        checks.check_shape(experiment(*asked, "workload.seq_len=252"))
+    write('{"model_type": "llama", "max_position_embeddings": 256}')
+    checks.check_shape(experiment(*asked, "workload.seq_len=252"))
+    write('{"model_type": "poem"}')
+    with pytest.raises(ValueError, match=f"model.path={tmp_path}: .*; valid: a folder with a readable config.json"):
+        checks.check_shape(experiment(*asked))
 
 
 def test_everything_is_checked_without_torch():

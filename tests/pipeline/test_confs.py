@@ -65,6 +65,14 @@ def test_the_command_in_the_first_line_is_accepted(file):
         assert any(argument.startswith(choose(file)) for argument in first_of_sweep)
 
 
+@pytest.mark.parametrize("workload", ["standard", "quality", "cost", "batched"])
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "cuda", "full"])
+def test_every_technique_fits_every_profile_and_workload(experiment, profile, workload):
+    for file in (CONF / "strategy").glob("*.yaml"):
+        this = experiment(f"strategy={file.stem}", f"profile={profile}", f"workload={workload}")
+        assert this.workload.n_text_tokens // 2 <= max(this.workload.seq_len)
+
+
 def test_every_strategy_lists_every_axis():
     axes = {folder.name for folder in (CONF / "strategy").iterdir() if folder.is_dir()}
     for file in (CONF / "strategy").glob("*.yaml"):

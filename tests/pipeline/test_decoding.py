@@ -33,9 +33,9 @@ def test_teacher_forcing_equals_feeding_one_by_one(strategy: str) -> None:
 @pytest.mark.parametrize("strategy", ["full", "no_cache"])
 def test_all_logits_end_with_the_last_ones(strategy: str) -> None:
     ids = tokens(2, 12)
-    with arm(strategy)(0) as decoder:
+    with arm(strategy)(1) as decoder:
         every = decoder.feed(ids, all_logits=True)
-    with arm(strategy)(0) as decoder:
+    with arm(strategy)(1) as decoder:
         last = decoder.feed(ids)
     assert every.shape[:2] == ids.shape
     assert_close(every[:, -1], last, rtol=0, atol=1e-9)

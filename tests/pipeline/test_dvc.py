@@ -13,17 +13,25 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import ROOT
-from pipeline.fingerprint import import_closure
+from pipeline import ROOT, train
+from pipeline.fingerprint import BY_VALUE, import_closure
 from pipeline.refusals import CONF
 
 STAGES: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(ROOT / "dvc.yaml"))["stages"]  # type: ignore
 STRATEGIES = list(OmegaConf.load(ROOT / "params.yaml").strategies)
-# How an error is said changes no result; judging or loading a trained model has no part in its training.
-NOT_A_REASON = {"train": ["pipeline.refusals", "pipeline.gates", "pipeline.models"], "gates": ["pipeline.refusals"]}
+# How an error is said, a table is shown or a run is followed changes no result; `pipeline` itself holds ROOT alone.
+SHOWN = ["pipeline", "pipeline.run", "pipeline.console", "pipeline.refusals", "pipeline.tracking"]
+# Hashing, judging or loading a trained model has no part in its training.
+NOT_A_REASON = {
+    "train": ["pipeline.judgement", *(f"pipeline.{name}" for name in train.NO_PART)],
+    "token": SHOWN,
+    "benchmark": SHOWN,
+    "gates": ["pipeline.refusals"],
+}
 ENTRY = {
     "train": ["pipeline.train"],
-    "token": ["pipeline.levels.token", "strategies.cache"],
+    "token": ["pipeline.run", "pipeline.levels.token", "strategies.cache"],
+    "benchmark": ["benchmarks.decode_step", "strategies.cache"],
     "gates": ["pipeline.gates"],
     "report": ["pipeline.report.__main__"],
 }
@@ -42,7 +50,8 @@ def test_every_strategy_has_its_stage():
 @pytest.mark.parametrize("stage", ENTRY)
 def test_dependencies_cover_the_imported_code(stage):
     deps = [ROOT / path for path in STAGES[stage].get("do", STAGES[stage])["deps"]]
-    for module, path in import_closure(ENTRY[stage]).items():
+    leave_out = () if stage in ("token", "benchmark") else BY_VALUE  # a record holds its configuration
+    for module, path in import_closure(ENTRY[stage], leave_out=leave_out).items():
         covered = any(path == dep or path.is_relative_to(dep) for dep in deps)
         assert covered or module in NOT_A_REASON.get(stage, []), f"{stage} depends on {module}"
 
@@ -57,7 +66,7 @@ def test_every_dependency_exists_or_is_made():
 
 
 def test_records_survive_an_interrupted_stage():
-    for name in ("hardware", "train", "token"):
+    for name in ("hardware", "train", "token", "benchmark"):
         stage = STAGES[name].get("do", STAGES[name])
         for out in stage["outs"]:
             assert next(iter(out.values())) == {"cache": False, "persist": True}, name
@@ -82,7 +91,7 @@ def clone(tmp_path):
 
 
 def fingerprinted_folders() -> list[str]:
-    return ["conf", "pipeline", "strategies"]
+    return ["conf", "pipeline", "strategies", "benchmarks"]
 
 
 @pytest.mark.slow

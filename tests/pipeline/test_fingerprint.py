@@ -30,14 +30,37 @@ def copied(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    ["seed=1", "dtype=float64", "strategy.kv_budget=40", "profile.n_bootstrap=7", "model.config.rope_parameters=null"],
+    [
+        "seed=1",
+        "dtype=float64",
+        "strategy.kv_budget=40",
+        "strategy.keep_ratio=0.5",
+        "profile.n_bootstrap=7",
+        "profile.n_threads=7",
+        "model.config.rope_parameters=null",
+    ],
 )
 def test_another_configuration_is_another_measurement(of, change):
     assert of(change) != of()
 
 
-@pytest.mark.parametrize("change", ["tracking=offline", "results_dir=elsewhere", "prune=true"])
-def test_where_results_go_is_no_part_of_it(of, change):
+@pytest.mark.parametrize(
+    "change",
+    [
+        "tracking=offline",
+        "results_dir=elsewhere",
+        "prune=true",
+        "device=cpu",
+        "model.title=Another",
+        "strategy.summary=Another",
+        "strategy.paper=Another",
+        "baseline.title=Another",
+        "profile.name=another",
+        "profile.quality_seq_len=[128]",
+        "strategy.kv_budget=16",  # which is what the ratio gives
+    ],
+)
+def test_names_stories_and_where_results_go_are_no_part_of_it(of, change):
     assert of(change) == of()
 
 
@@ -50,6 +73,13 @@ def test_another_machine_or_version_is_another_measurement(of, monkeypatch):
     assert of(hardware={"cpu": "6502"}) != before
     monkeypatch.setattr(fingerprint, "versions", lambda: {"torch": "0.1"})
     assert of() != before
+
+
+def test_the_cores_that_may_be_used_count_where_the_profile_takes_them_all(of, monkeypatch):
+    before = of()
+    monkeypatch.setattr(fingerprint, "n_usable_cores", lambda: 99)
+    assert of() != before
+    assert of("profile.n_threads=99") == of()
 
 
 def test_code_that_is_used_counts_and_its_comments_do_not(of, copied):
@@ -68,15 +98,20 @@ def test_code_that_is_not_used_does_not_count(of, copied):
     assert of(root=copied) == before
 
 
-def test_retrained_checkpoint_is_another_measurement(experiment, tmp_path):
-    folder = tmp_path / "models/tiny"
-    folder.mkdir(parents=True)
-    (folder / "model.safetensors").write_bytes(b"one")
-    this = experiment("model=tiny", "workload=cost", "workload.seq_len=64")
-    arguments = (this.resolved, this.cells()[0], HARDWARE, tmp_path)
-    before = fingerprint.fingerprint(*arguments)
-    (folder / "model.safetensors").write_bytes(b"two")
-    assert fingerprint.fingerprint(*arguments) != before
+def test_weights_configuration_and_tokenizer_count_and_how_they_were_trained_does_not(
+    experiment, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).write_text("one")
+    this = experiment("model=tiny", "model.path='~/trained'", "workload=cost", "workload.seq_len=64")
+    seen = {fingerprint.fingerprint(this.resolved, this.cells()[0], HARDWARE)}
+    for name in ("training.json", "README.md", "model.safetensors", "config.json", "tokenizer.json"):
+        (folder / name).write_text("two")
+        seen.add(fingerprint.fingerprint(this.resolved, this.cells()[0], HARDWARE))
+    assert len(seen) == 1 + 3
 
 
 def test_imports_inside_functions_are_followed_and_those_for_types_are_not(tmp_path):

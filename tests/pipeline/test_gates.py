@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from pipeline import gates, models, record
-from pipeline.gates import FILE_NAME, Gate, Judgement
+from pipeline.judgement import FILE_NAME, Gate, Judgement
 from pipeline.record import Cell, Record
 from pipeline.tasks import IGNORED, VOCAB_SIZE, recall_items
 from tests.pipeline import small
@@ -15,9 +15,9 @@ from tests.pipeline import small
 TEXT = torch.randint(0, 1024, (20_000,), generator=torch.Generator().manual_seed(0))
 
 
-def cell_record(status: str) -> Record:
+def cell_record(status: str, level: str = "token", strategy: str = "full") -> Record:
     cell = Cell(
-        level="token", model="tiny", strategy="full", weights="none", engine="ours", workload="standard", seq_len=512,
+        level=level, model="tiny", strategy=strategy, weights="none", engine="ours", workload="standard", seq_len=512,
         batch=1, n_new_tokens=8, kv_budget=None, dtype="float32", device="cpu", seed=0,
     )  # fmt: skip
     return Record(
@@ -68,6 +68,17 @@ def test_check_fails_and_names_what_failed(tmp_path, capsys, passed, status, nam
     written(tmp_path, passed=passed, status=status)
     assert gates.main(["--check", "--results-dir", str(tmp_path)]) == 1
     assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("level", "strategy", "n_failed"),
+    [("token", "attention_sink+scorer.n_sinks=8", 0), ("token", "full", 1), ("benchmark", "dynamic", 1)],
+)
+def test_stages_and_benchmarks_decide_and_what_was_tried_beside_them_does_not(tmp_path, level, strategy, n_failed):
+    written(tmp_path, passed=True, status="ok")
+    tried = cell_record("error", level, strategy)
+    record.write(tried, record.path_of(tried.cell, tmp_path, "another machine"))
+    assert len(gates.failures(tmp_path)) == n_failed
 
 
 def test_a_skipped_cell_is_no_failure(tmp_path):

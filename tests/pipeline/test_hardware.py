@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from pipeline import hardware
 
 
@@ -47,6 +49,16 @@ def test_unchanged_identity_is_not_written_again(tmp_path):
     assert not hardware.write_identity(path)
     assert path.stat().st_mtime_ns == before
     assert json.loads(path.read_text())["hardware_id"] == hardware.hardware_id()
+
+
+@pytest.mark.parametrize(("name", "value"), [("n_usable_cores", 99), ("versions", {"torch": "0.1"})])
+def test_other_cores_and_versions_are_noticed_by_the_stages_on_the_same_machine(tmp_path, monkeypatch, name, value):
+    path, this = tmp_path / "hardware.json", hardware.hardware_id()
+    hardware.write_identity(path)
+    monkeypatch.setattr(hardware, name, lambda: value)
+    assert hardware.write_identity(path)
+    assert json.loads(path.read_text())[name] == value
+    assert hardware.hardware_id() == this
 
 
 def test_a_gpu_that_is_hidden_or_without_a_cuda_build_of_torch_is_not_used(monkeypatch):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pipeline import ROOT, corpus, models, quality
 from pipeline.decoding import Decoder
+from pipeline.memory import kv_bytes_per_token
 from pipeline.quality import PROTOCOLS, Arms, Protocol, Resampling
 from pipeline.tasks import IGNORED, RecallItems, recall_items
 from tests.pipeline.small import arm, composed, model, tokens
@@ -26,6 +27,31 @@ def test_the_full_cache_does_not_differ_from_itself(protocol: Protocol) -> None:
     assert found.top1_agreement == 1.0 and found.kl_to_full == 0.0
     for difference in (found.accuracy_difference, found.nll_difference):
         assert (difference.estimate, difference.low, difference.high, difference.n) == (0, 0, 0, 6)
+
+
+def test_every_item_keeps_its_scores_its_depth_and_its_bytes() -> None:
+    given = items(n_items=quality.BATCH + 3)  # more than one batch
+    arms = Arms(arm("sliding_window", kv_budget=32), arm("full"))
+    found = quality.recall(arms, "multi_query", given, "query_agnostic", RESAMPLING)
+    kept = found.items
+    assert kept.depth == pytest.approx(given.depth.tolist(), rel=1e-5)
+    means = {"correct": found.accuracy, "correct_full": found.accuracy_full, "nll": found.nll,
+             "nll_full": found.nll_full}  # fmt: skip
+    for name, mean in means.items():
+        assert len(getattr(kept, name)) == found.n_items
+        assert sum(getattr(kept, name)) / found.n_items == pytest.approx(mean, rel=1e-5)
+    per_token = kv_bytes_per_token(model().config, model().dtype)
+    assert 32 * per_token <= found.kv_bytes_held <= 1.1 * 32 * per_token
+    assert 100 * per_token <= found.kv_bytes_held_full <= 1.1 * 100 * per_token
+
+
+def test_every_stream_keeps_its_scores_and_its_bytes() -> None:
+    streams = quality.text_streams(TEXT, 64, n_streams=3, n_scored=10)
+    found = quality.streaming_text(Arms(arm("no_cache"), arm("full")), streams, 10, RESAMPLING)
+    assert found.items.depth == []
+    assert sum(found.items.nll) / 3 == pytest.approx(found.nll, rel=1e-5)
+    assert all(0 <= share <= 1 for share in found.items.correct) and len(found.items.correct_full) == 3
+    assert found.kv_bytes_held == 0 < found.kv_bytes_held_full
 
 
 @pytest.mark.parametrize("strategy", ["sliding_window", "random_eviction", "attention_sink"])

@@ -77,9 +77,3 @@ def test_corrupt_record_is_named_in_one_line(tmp_path, content):
     with pytest.raises(ValueError, match=r"cell\.json") as raised:
         record.read(path)
     assert "\n" not in str(raised.value)
-
-
-def test_interval_excludes_what_lies_outside():
-    interval = Interval(estimate=0.5, low=0.4, high=0.6, n=8)
-    assert interval.excludes(1.0)
-    assert not interval.excludes(0.6)

@@ -37,12 +37,21 @@ BAD_INPUT = {
     "negative batch": (["workload.batch=-1"], "workload.batch=-1", "greater than 0"),
     "above the positions": (["model=gpt2", "workload=cost", "workload.seq_len=1024"], "seq_len=1024", "at most 991"),
     "too few steps": (["workload.n_new_tokens=3"], "workload.n_new_tokens=3", "at least 9"),
+    "nothing held to evict": ([WINDOW, "strategy/placement=recompute"], "strategy/placement=recompute", "contiguous"),
+    "shape of another kind": ([*SMALL, "model.config.hidden_size=[1]"], "model.config of bench", "the fields of"),
+    "heads that do not divide": ([*SMALL, "model.config.num_attention_heads=3"], "(3)", "the fields of"),
+    "task without room": (["workload.seq_len=64"], "workload.seq_len=64", "at least 66"),
     "unknown task": (["workload.tasks=[poetry]"], "workload.tasks=poetry", "single_needle"),
     "unknown dtype": (["dtype=float8"], "dtype=float8", "float32"),
     "unknown device": (["device=tpu"], "device=tpu", "cuda"),
     "missing folder": (["model=hub", "model.path=/no/such", "workload=cost"], "model.path=/no/such", "folder"),
     "quality of random weights": (["model=bench"], "model.source=random", "workload=cost"),
     "unknown in a sweep": (["--multirun", "strategy=full,sinks"], "strategy=sinks", "attention_sink"),
+    "later job of a sweep": (
+        ["--multirun", *INSTANT[1:], "strategy=sliding_window,full", "strategy.kv_budget=50"],
+        "strategy.kv_budget=50",
+        "never evicts",
+    ),
     "wrong value in a sweep": (["--multirun", "strategy=full,no_cache", "dtype=float8"], "dtype=float8", "float32"),
 }
 
@@ -63,7 +72,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(main, tmp_path, arguments,
     assert outcome.err.count("\n") == 1
     assert named in outcome.err
     assert valid in outcome.err
-    assert not (tmp_path / "results").exists()
+    assert not records(tmp_path)
 
 
 def test_cuda_without_a_gpu_is_refused(main, monkeypatch):
@@ -144,6 +153,29 @@ def test_failing_cell_is_a_row_and_the_grid_goes_on(main, tmp_path):
     assert failed.reason in outcome.out
 
 
+def test_a_run_in_which_every_cell_failed_says_so_and_a_stage_leaves_it_to_the_last_one(main):
+    failing = (*SMALL, f"{CELLS}.not_a_number")
+    assert main(*failing).code == 1
+    assert main(*failing, "prune=true").code == 0
+    assert main("--multirun", *failing, "strategy=full,no_cache").code == 0
+    assert main(*SMALL, f"{CELLS}.too_long").code == 0
+    assert main(*SMALL, f"{CELLS}.too_long").code == 0
+
+
+def test_results_that_cannot_be_written_are_refused(main, tmp_path):
+    (tmp_path / "results").write_text("a file")
+    outcome = main(*INSTANT)
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"results_dir={tmp_path / 'results'}: ") and outcome.err.count("\n") == 1
+
+
+def test_an_error_of_ours_outside_the_cells_is_no_bad_input(main, monkeypatch):
+    """It has to be repaired here, so it keeps its traceback."""
+    monkeypatch.setattr("pipeline.record.write", lambda *_: json.loads("{"))
+    with pytest.raises(json.JSONDecodeError):
+        main(*INSTANT)
+
+
 def test_failed_cell_is_tried_again(main, tmp_path):
     main(*SMALL, f"{CELLS}.not_a_number", "workload.seq_len=64")
     (before,) = record.read_all(tmp_path / "results")
@@ -165,6 +197,14 @@ def test_pruning_removes_only_this_workloads_other_cells(main, tmp_path):
     assert len(records(tmp_path)) == 3
     assert "t128" in main(*INSTANT, "workload.seq_len=64", "prune=true").out
     assert {record.read(path).cell.seq_len for path in records(tmp_path)} == {32, 64}
+
+
+@pytest.mark.parametrize("change", ["model=gpt2", "dtype=float64", "engine.name=other", "workload=batched"])
+def test_pruning_keeps_what_another_grid_owns(main, tmp_path, change):
+    main(*INSTANT, "workload.seq_len=[64,128]")
+    by_hand = [argument for argument in INSTANT if not argument.startswith("model")] if "model" in change else INSTANT
+    assert "removed" not in main(*by_hand, change, "workload.seq_len=32", "prune=true").out
+    assert len(records(tmp_path)) == 3
 
 
 def test_sweep_runs_every_job_in_one_process(main, tmp_path):

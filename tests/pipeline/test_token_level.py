@@ -1,5 +1,9 @@
+from types import SimpleNamespace
+
+import psutil
 import pytest
 
+from pipeline import timing
 from pipeline.config import Experiment
 from pipeline.levels import token
 from pipeline.levels.token import Measured, measure_cell
@@ -31,6 +35,47 @@ def test_a_cell_that_would_take_too_long_says_why_and_what_would_help() -> None:
     assert "workload.seq_len" in found.remedy and "profile.max_cell_s" in found.remedy
 
 
+@pytest.mark.parametrize(("n_bytes", "missing"), [(0, True), (10**15, False)])
+def test_a_cell_that_does_not_fit_is_skipped_before_its_weights_are_loaded(
+    monkeypatch: pytest.MonkeyPatch, n_bytes: int, missing: bool
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=n_bytes))
+    token._loaded.clear()
+    found = measured(*SMALL)
+    assert bool(token._loaded) is not missing and (found.cost is None) is missing
+    if missing:
+        predicted = found.predicted
+        needed = predicted.weight_bytes + 3 * predicted.kv_bytes_held
+        assert found.skipped == f"needs at least {needed:,} bytes for weights and caches, available are 0"
+        assert "dtype" in found.remedy and "workload.seq_len" in found.remedy
+
+
+def test_an_eight_billion_model_is_counted_without_being_allocated() -> None:
+    overrides = ["model=llama_3_1_8b", "workload=cost", "workload.seq_len=1024", "dtype=bfloat16"]
+    experiment = Experiment.from_hydra(composed(*overrides, "strategy=sliding_window"))
+    bench = token.Bench.outlined(experiment.cells()[0], experiment)
+    assert bench.least_bytes() == pytest.approx(2 * 8_030_261_248 + 2 * 131_072 * 1029 + 131_072 * 256, rel=1e-3)
+
+
+def test_weights_that_are_loaded_need_no_more_memory() -> None:
+    experiment = Experiment.from_hydra(composed(*SMALL))
+    cell = experiment.cells()[0]
+    token._loaded.clear()
+    before = token.Bench.outlined(cell, experiment).least_bytes()
+    weight_bytes = token.Bench.of(cell, experiment).predicted.weight_bytes
+    assert token.Bench.outlined(cell, experiment).least_bytes() == before - weight_bytes
+
+
+def test_cells_do_not_share_one_order_of_the_arms(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[timing.Plan] = []
+    monkeypatch.setattr(timing, "measure", lambda *given: plans.append(given[-1]))
+    for overrides in ([], ["workload.seq_len=97"], ["strategy=no_cache"], ["seed=1"], ["seed=1"]):
+        experiment = Experiment.from_hydra(composed(*SMALL, *overrides))
+        token.Bench.outlined(experiment.cells()[0], experiment).timed({})
+    seeds = [plan.seed for plan in plans]
+    assert len(set(seeds)) == 4 and seeds[-1] == seeds[-2]
+
+
 def test_recomputing_is_predicted_to_take_longer_than_any_cache() -> None:
     def least_s(strategy: str) -> float:
         experiment = Experiment.from_hydra(composed(*SMALL, "workload.seq_len=2048", f"strategy={strategy}"))
@@ -51,12 +96,21 @@ def test_the_baseline_keeps_everything_whatever_the_technique_is() -> None:
 
 def test_a_grid_loads_its_model_once() -> None:
     experiment = Experiment.from_hydra(composed(*SMALL, "workload.seq_len=[32,64]"))
-    first, second = (token.Bench.of(cell, experiment).loaded.model for cell in experiment.cells())
+    first, second = (token.Bench.of(cell, experiment).model for cell in experiment.cells())
     assert first is second
 
 
+def test_half_of_a_short_text_is_scored_whatever_the_profile_would_have() -> None:
+    short = ["workload=quality", "workload.tasks=[]", "workload.seq_len=48", "workload.n_text_tokens=512"]
+    found = measured(*short).quality
+    assert found is not None and found.text is not None
+    assert (found.text.n_context, found.text.n_tokens) == (24, 24 * 2)
+
+
 def test_quality_covers_every_task_under_both_protocols_and_text() -> None:
-    found = measured("workload=quality", "workload.seq_len=128", "strategy=sliding_window").quality
+    found = measured(
+        "workload=quality", "workload.seq_len=128", "workload.n_items=2", "strategy=sliding_window"
+    ).quality
     assert found is not None and found.text is not None
     assert len({(task.task, task.protocol) for task in found.tasks}) == len(found.tasks) == 12
     assert len(found.corpus_sha256) == 64

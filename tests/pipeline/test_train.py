@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from functools import partial
 
@@ -165,6 +166,42 @@ def test_the_committed_checkpoint_says_how_it_was_trained():
     assert story["recipe"] == json.loads(train.configured([]).recipe.model_dump_json())
     assert all(gate["passed"] for gate in story["gates"]) and story["phases"][0]["solved_at_step"]
     assert story["wall_s"] < 1200 and story["curve"] and story["versions"]["torch"]
+
+
+def test_the_committed_checkpoint_is_what_this_code_trains(capsys):
+    """Other code or another recipe needs another checkpoint: python -m pipeline.train"""
+    assert train.is_up_to_date(train.configured([]))
+    assert train.main([]) == 0
+    assert capsys.readouterr().out == "models/tiny is up to date\n"
+
+
+@pytest.mark.parametrize("change", ["seed=1", "n_threads=2", "recipe.max_gap=1", "model.config.hidden_size=128"])
+def test_other_inputs_are_trained_again(change):
+    assert not train.is_up_to_date(train.configured([change]))
+
+
+@pytest.mark.parametrize("change", ["n_seeds=9", "model.title=Another"])
+def test_what_no_weight_depends_on_is_not_trained_again(change):
+    assert train.is_up_to_date(train.configured([change]))
+
+
+@pytest.mark.parametrize("lost", [models.WEIGHTS, train.STORY])
+def test_a_checkpoint_that_was_changed_or_lost_is_trained_again(tmp_path, lost):
+    folder = shutil.copytree(ROOT / "models/tiny", tmp_path / "tiny")
+    copied = train.configured([f"model.path={folder}"])
+    assert train.is_up_to_date(copied)
+    (folder / models.WEIGHTS).write_bytes(b"changed")
+    assert not train.is_up_to_date(copied)
+    (folder / lost).unlink()
+    assert not train.is_up_to_date(copied)
+
+
+def test_code_that_trains_is_part_of_the_inputs_and_code_that_judges_is_not(monkeypatch):
+    """No weight changes when a gate does."""
+    hashed = list[str]()
+    monkeypatch.setattr(train.fingerprint, "_tree_hash", lambda path: hashed.append(path.stem))
+    train.inputs(train.configured([]))
+    assert {"train", "trainer", "recipe", "batches", "tasks", "corpus", "shapes"} == set(hashed)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import record
-from pipeline.record import Arm, Cell, Cost, Interval, Predicted, Quality, Record, TaskQuality, TextQuality
+from pipeline.record import Arm, Cell, Cost, Interval, Items, Predicted, Quality, Record, TaskQuality, TextQuality
 
 MACHINE = "xeon-2c-24g-025cfa"
 KV_BYTES_PER_TOKEN = 49_152
@@ -43,7 +43,7 @@ def config(of: Cell, max_seq_len: int | None = None) -> dict[str, Any]:
     return {
         "strategy": {
             "name": of.strategy,
-            "title": of.strategy.replace("_", " ").capitalize(),
+            "title": of.strategy.partition("+")[0].replace("_", " ").capitalize(),
             "paper": "arXiv:2309.17453" if of.strategy == "attention_sink" else None,
             "summary": f"What {of.strategy} is, in one line.",
             "keep_ratio": None if keeps_all else 0.25,
@@ -86,6 +86,7 @@ def cost(of: Cell, ratio: float, half_width: float = 0.02) -> Cost:
     return Cost(
         technique=arm(of, ratio * full_s, held(of), noise),
         full=arm(of, full_s, full_bytes, noise),
+        full_again=arm(of, full_s, full_bytes, noise),
         ttft_ratio=interval(1.01, 0.03),
         tpot_ratio=interval(ratio, half_width * ratio),
         aa_ttft_ratio=interval(1.0, 0.02),
@@ -97,29 +98,51 @@ def cost(of: Cell, ratio: float, half_width: float = 0.02) -> Cost:
     )
 
 
+N_ITEMS = 100
+ITEM_TOKENS = 200  # of one item, with the full cache
+ITEM_BYTES = ITEM_TOKENS * KV_BYTES_PER_TOKEN
+
+
+def items(n: int, correct: float, nll: float, nll_full: float) -> Items:
+    """`n` items of which a share `correct` was answered; with the full cache they all were."""
+    hits = [1.0] * round(n * correct) + [0.0] * (n - round(n * correct))
+    depth = [i / n for i in range(n)]
+    return Items(depth=depth, correct=hits, correct_full=[1.0] * n, nll=[nll] * n, nll_full=[nll_full] * n)
+
+
 def task_quality(
-    task: str, protocol: Literal["query_aware", "query_agnostic"], loss: float, half_width: float = 0.05
+    task: str,
+    protocol: Literal["query_aware", "query_agnostic"],
+    loss: float,
+    half_width: float = 0.05,
+    share: float = 1.0,
 ) -> TaskQuality:
     return TaskQuality(
         task=task,
         protocol=protocol,
-        n_items=100,
+        n_items=N_ITEMS,
+        items=items(N_ITEMS, 1 - loss, 0.1 + 3 * loss, 0.1),
+        kv_bytes_held=round(share * ITEM_BYTES),
+        kv_bytes_held_full=ITEM_BYTES,
         accuracy=0.97 - loss,
         accuracy_full=0.97,
-        accuracy_difference=interval(-loss, half_width if loss else 0.0, 100),
+        accuracy_difference=interval(-loss, half_width if loss else 0.0, N_ITEMS),
         nll=0.1 + 3 * loss,
         nll_full=0.1,
-        nll_difference=interval(3 * loss, half_width, 100),
+        nll_difference=interval(3 * loss, half_width if loss else 0.0, N_ITEMS),
         kl_to_full=2 * loss,
         top1_agreement=1 - loss,
     )
 
 
-def quality(loss: float) -> Quality:
+def quality(loss: float, share: float = 1.0) -> Quality:
     """`loss` is the accuracy lost after eviction; half of it is lost where the question was known."""
-    tasks = [task_quality(task, "query_aware", loss / 2) for task in TASKS]
-    tasks += [task_quality(task, "query_agnostic", loss) for task in TASKS]
+    tasks = [task_quality(task, "query_aware", loss / 2, share=share) for task in TASKS]
+    tasks += [task_quality(task, "query_agnostic", loss, share=share) for task in TASKS]
     text = TextQuality(
+        items=items(8, 1.0, 4.5 + loss / 5, 4.5),
+        kv_bytes_held=round(share * ITEM_BYTES),
+        kv_bytes_held_full=ITEM_BYTES,
         n_context=256,
         n_tokens=512,
         nll=4.5 + loss / 5,
@@ -165,17 +188,20 @@ def timed(strategy: str, seq_len: int = 512, ratio: float = 0.5, half_width: flo
 
 def judged(strategy: str, seq_len: int = 512, loss: float = 0.0, **changes: Any) -> Record:
     of = cell(strategy, seq_len, model="tiny", workload="quality", **changes)
-    return make(of, max_seq_len=1024, quality=quality(loss))
+    share = {"full": 1.0, "no_cache": 0.0}.get(strategy, 0.25)
+    return make(of, max_seq_len=1024, quality=quality(loss, share))
 
 
 def store(records: list[Record], results_dir: Path, machine: str = MACHINE) -> Path:
     for item in records:
-        record.write(item, record.path_of(item.cell, results_dir, machine))
+        placed = item.model_copy(update={"environment": item.environment | {"hardware_id": machine}})
+        record.write(placed, record.path_of(item.cell, results_dir, machine))
     return results_dir
 
 
 def realistic() -> list[Record]:
-    """Five techniques, five lengths, two batches, three lengths of quality; one cell failed, one skipped."""
+    """Five techniques, five lengths, two batches, three lengths of quality; one cell failed, one skipped.
+    A technique that the command line changed, and a benchmark of three."""
     lengths = (512, 1024, 2048, 4096, 8192)
     speed = {
         "full": (1.0, 1.0, 1.0, 1.0, 1.0),
@@ -188,6 +214,9 @@ def realistic() -> list[Record]:
     records = [timed(name, n, r) for name, ratios in speed.items() for n, r in zip(lengths, ratios, strict=False)]
     records += [timed(name, 4096, ratios[3] ** 1.1, workload="batched", batch=4) for name, ratios in speed.items()]
     records += [judged(n, s, loss * (0.8 + s / 5120)) for n, loss in losses.items() for s in (256, 512, 1024)]
+    records += [timed("attention_sink+scorer.n_sinks=8", n, r) for n, r in zip(lengths, speed["full"], strict=True)]
+    against: dict[str, Any] = {"level": "benchmark", "workload": "against_dynamic_cache"}
+    records += [timed(n, 4096, r, **against) for n, r in (("full", 0.59), ("sliding_window", 0.37), ("tova", 0.38))]
     failed = cell("random_eviction", 16384)
     skipped = cell("no_cache", 8192)
     records.append(make(failed, status="error", reason="MemoryError: 12 GiB | not free", remedy="a smaller batch"))

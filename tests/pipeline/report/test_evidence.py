@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,19 @@ def test_share_is_measured_bytes_over_the_full_caches(tmp_path: Path) -> None:
     assert row.share == row.record.cost.technique.kv_bytes_held[-1] / row.record.cost.full.kv_bytes_held[-1]
 
 
-def test_share_is_predicted_where_no_cost_was_measured(tmp_path: Path) -> None:
-    full, window = load([factory.judged("full", 512), factory.judged("sliding_window", 512)], tmp_path)
-    assert full.share == 1
-    assert window.share == 128 / (512 + factory.N_NEW_TOKENS)
+def test_share_of_quality_is_measured_on_the_items_that_were_scored(tmp_path: Path) -> None:
+    (row,) = load([factory.judged("sliding_window", 512)], tmp_path)
+    assert row.record.quality is not None
+    assert row.share is None
+    assert evidence.held_share(row.record.quality.tasks) == 0.25
+    assert evidence.held_share([]) is None
+
+
+def test_a_changed_technique_is_named_without_odd_characters() -> None:
+    name = "attention_sink+scorer.n_sinks=8+schedule.rate=1e+05"
+    assert evidence.changes(name) == ["scorer.n_sinks=8", "schedule.rate=1e+05"]
+    assert evidence.label(name) == "attention_sink, scorer.n_sinks=8, schedule.rate=1e+05"
+    assert re.fullmatch(r"[\w-]+", evidence.slug(name))
 
 
 def test_workloads_without_a_common_point_are_one_setting(tmp_path: Path) -> None:
@@ -44,7 +54,7 @@ def test_the_same_cell_of_two_machines_is_never_compared(tmp_path: Path) -> None
 
 def test_a_benchmark_is_compared_with_the_reference_it_names(tmp_path: Path) -> None:
     (row,) = load([factory.timed("full", level="benchmark", workload="against_dynamic_cache")], tmp_path)
-    assert row.setting.reference == "dynamic_cache"
+    assert row.setting.reference == "DynamicCache"
 
 
 def test_budgets_are_named_only_where_a_strategy_has_several() -> None:

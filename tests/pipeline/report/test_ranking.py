@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.record import Interval
-from pipeline.report import evidence, ranking
+from pipeline.report import evidence, means, ranking, verdicts
 from tests.pipeline.report import factory
 
 
@@ -42,7 +42,7 @@ def test_what_was_not_measured_is_named_beside_the_ranking(tmp_path: Path) -> No
 def test_quality_ranks_the_smallest_loss_first(tmp_path: Path) -> None:
     losses = {"full": 0.0, "sliding_window": 0.7, "random_eviction": 0.9}
     found = rankings([factory.judged(name, loss=loss) for name, loss in losses.items()], tmp_path)
-    for title in ("Quality: recall", "Quality: text"):
+    for title in ("Recall", "Text"):
         table = found[f"{title}, 512 tokens, batch 1"].table
         assert [line[1] for line in table.rows] == ["full", "sliding_window", "random_eviction"]
 
@@ -51,16 +51,48 @@ def test_one_technique_alone_is_not_ranked(tmp_path: Path) -> None:
     assert rankings([factory.timed("full")], tmp_path) == {}
 
 
-def test_the_interval_of_a_mean_is_never_narrower_than_its_tasks_allow() -> None:
-    tasks = [factory.task_quality("single_needle", "query_aware", loss, 0.05) for loss in (0.2, 0.6)]
-    mean = ranking.mean_difference(tasks)
+def test_the_mean_over_tasks_is_that_of_their_items() -> None:
+    tasks = [factory.task_quality("single_needle", "query_aware", loss) for loss in (0.2, 0.6)]
+    mean = means.mean_difference(tasks)
     assert mean is not None
-    assert (mean.estimate, mean.low, mean.high) == pytest.approx((-0.4, -0.45, -0.35))
+    assert mean.estimate == pytest.approx(-0.4)
+    assert mean.low < -0.4 < mean.high and mean.n == factory.N_ITEMS
 
 
-def test_spread_is_p90_over_p50() -> None:
-    assert ranking.spread([1.0] * 11) == 1.0
-    assert ranking.spread([float(i) for i in range(11)]) == pytest.approx(9 / 5)
+def test_quality_is_ranked_by_the_query_agnostic_score(tmp_path: Path) -> None:
+    of = factory.cell("sliding_window", model="tiny", workload="quality")
+    quality = factory.quality(0.8)
+    perfect = [factory.task_quality(name, "query_aware", 0.0) for name in factory.TASKS]
+    other = [*perfect, *(task for task in quality.tasks if task.protocol == "query_agnostic")]
+    records = [factory.make(of, quality=quality.model_copy(update={"tasks": t})) for t in (quality.tasks, other)]
+    rows = [evidence.load(factory.store([r], tmp_path / str(i)))[0] for i, r in enumerate(records)]
+    assert means.recall_loss(rows[0]) == means.recall_loss(rows[1])
+
+
+def test_spread_is_p90_over_p50_inside_its_interval() -> None:
+    steady = means.spread([1.0] * 11)
+    wide = means.spread([float(i) for i in range(1, 12)])
+    assert steady is not None and (steady.estimate, steady.low, steady.high) == (1.0, 1.0, 1.0)
+    assert wide is not None and wide.estimate == pytest.approx(10 / 6)
+    assert wide.low < wide.estimate < wide.high
+    assert means.spread([1.0]) is None
+
+
+def test_a_spread_that_the_same_work_shows_too_is_no_difference() -> None:
+    full, unsteady = factory.interval(1.05, 0.01), factory.interval(1.30, 0.02)
+    assert verdicts.stability(unsteady, full, factory.interval(1.06, 0.01)) == verdicts.UNSTEADIER
+    assert verdicts.stability(full, unsteady, factory.interval(1.31, 0.01)) == verdicts.STEADIER
+    assert verdicts.stability(unsteady, full, factory.interval(1.40, 0.01)) == verdicts.NO_DIFFERENCE
+    assert verdicts.stability(factory.interval(1.07, 0.02), full, full) == verdicts.NO_DIFFERENCE
+
+
+def test_one_sample_is_not_ranked_and_says_so(tmp_path: Path) -> None:
+    of = factory.cell("no_cache")
+    single = factory.cost(of, 3.0).model_copy(update={"tpot_ratio": factory.interval(3.0, 0.0, n=1)})
+    records = [factory.timed("full"), factory.timed("sliding_window"), factory.make(of, cost=single)]
+    found = rankings(records, tmp_path)["Speed, 512 tokens, batch 1"]
+    assert found.absent == "Not ranked here: no_cache (one sample)."
+    assert len(found.table.rows) == 2
 
 
 def test_an_interval_is_ranked_by_its_ends_not_by_its_estimate() -> None:

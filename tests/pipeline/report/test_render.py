@@ -4,20 +4,21 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 
+from pipeline.judgement import Gate, Judgement
 from pipeline.report import render, verdicts
 from pipeline.report.__main__ import main
 from tests.pipeline.report import factory
 
 TEMPLATE = Path(render.__file__).with_name("template.md.j2")
-GATES = (
-    '{"gates": [{"name": "single_needle", "unit": "accuracy", "seq_len": 512, "value": 1, "bound": 0.95, "n": 200}]}'
-)
+GATE = Gate(name="single_needle", unit="accuracy", seq_len=512, value=1, bound=0.95, n=200, passed=True)
+GATES = Judgement(model="tiny", weights_sha256="0" * 64, gates=[GATE]).model_dump_json()
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +57,11 @@ def test_every_image_is_there_and_opens(reports: Path, html: str) -> None:
 def test_every_link_leads_somewhere(reports: Path, html: str) -> None:
     targets = {target for target in re.findall(r'<a href="([^"#]+)"', html) if not target.startswith("http")}
     assert len(targets) > 40
-    assert [target for target in targets if not (reports / target).is_file()] == []
+    assert [target for target in targets if not (reports / unquote(target)).is_file()] == []
 
 
 def test_every_record_is_linked(reports: Path, html: str) -> None:
-    linked = {(reports / target).resolve() for target in re.findall(r'<a href="(\.\.[^"]+)"', html)}
+    linked = {(reports / unquote(target)).resolve() for target in re.findall(r'<a href="(\.\.[^"]+)"', html)}
     assert {path.resolve() for path in (reports.parent / "results").glob("*/*/*/*.json")} == linked
 
 
@@ -78,6 +79,30 @@ def test_two_machines_stand_side_by_side(tmp_path: Path) -> None:
     text = render.render(tmp_path / "results", tmp_path / "reports")[render.REPORT].decode()
     assert "|  | `machine-a` | `machine-b` |" in text
     assert "machine `machine-a`" in text and "machine `machine-b`" in text
+
+
+def test_the_first_screen_holds_the_machine_and_one_table_per_question(reports: Path) -> None:
+    text = (reports / "report.md").read_text()
+    first = text[: text.index("## How to read this")]
+    assert f"Machine `{factory.MACHINE}`: Intel(R) Xeon(R) Processor" in first
+    assert re.findall(r"^\*\*(.+?)\*\*", first, re.MULTILINE) == [
+        "Cost at 8,192 tokens and batch 1",
+        "Quality at 1,024 tokens and batch 1",
+    ]
+
+
+def test_a_benchmark_has_one_table_and_one_figure(reports: Path) -> None:
+    text = (reports / "report.md").read_text()
+    section = text[text.index("## Benchmark: the decode step against DynamicCache") :]
+    section = section[: section.index("\n## ", 3)]
+    assert section.count("\n| :--- |") == section.count("[![") == 1
+    assert "faster: `sliding_window` (0.37×)" in section
+
+
+def test_file_names_of_figures_have_no_odd_characters(reports: Path) -> None:
+    names = [path.name for path in (reports / "figures").iterdir()]
+    assert any(name.startswith("attention_sink-scorer-n_sinks-8-cost-") for name in names)
+    assert [name for name in names if not re.fullmatch(r"[\w-]+\.(svg|png)", name)] == []
 
 
 def test_an_undefined_measurement_is_rendered_as_undefined(tmp_path: Path) -> None:
@@ -107,9 +132,10 @@ def test_a_corrupt_record_writes_nothing_and_is_one_line(tmp_path: Path, capsys:
     assert not (tmp_path / "reports").exists()
 
 
-def test_corrupt_gates_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("content", ["{", "[]", '{"gates": []}'])
+def test_corrupt_gates_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
     factory.store([factory.timed("full")], tmp_path / "results")
-    (tmp_path / "results" / "gates.json").write_text("{")
+    (tmp_path / "results" / "gates.json").write_text(content)
     assert main([str(tmp_path / "results"), str(tmp_path / "reports")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "reports").exists()
@@ -127,6 +153,7 @@ def test_the_template_holds_no_number_and_no_verdict() -> None:
     prose = re.sub(r"\{%.*?%\}|\{\{.*?\}\}", "", template)
     assert re.findall(r".*[\d%×].*", prose) == []
     words = {verdicts.FASTER, verdicts.SLOWER, verdicts.BETTER, verdicts.WORSE, verdicts.NO_DIFFERENCE}
+    words |= {verdicts.STEADIER, verdicts.UNSTEADIER, verdicts.ONE_SAMPLE}
     assert [word for word in words if word in prose] == []
 
 

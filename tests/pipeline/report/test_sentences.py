@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.record import Record
+from pipeline.record import Interval, Record
 from pipeline.report import evidence, sentences, verdicts
 from tests.pipeline.report import factory
 
@@ -27,8 +27,8 @@ def assessment(records: list[Record], folder: Path) -> str:
     ],
 )
 def test_the_word_for_speed_follows_the_interval(tmp_path: Path, ratio: float, half_width: float, verdict: str) -> None:
-    text = assessment([factory.timed("sliding_window", 4096, ratio, half_width)], tmp_path)
-    assert f"Decode at batch 1: {verdict} at 4,096 tokens." in text
+    records = [factory.timed("sliding_window", n, ratio, half_width) for n in (2048, 4096)]
+    assert f"Decode at batch 1: {verdict} at 2,048 and 4,096 tokens." in assessment(records, tmp_path)
 
 
 def test_noise_that_misses_1_still_covers_what_lies_between() -> None:
@@ -41,6 +41,18 @@ def test_an_undefined_ratio_is_called_undefined() -> None:
     undefined = factory.interval(float("nan"), 0.0)
     assert verdicts.speed(undefined, factory.interval(1.0, 0.02)) == verdicts.UNDEFINED
     assert verdicts.accuracy(undefined) == verdicts.UNDEFINED
+
+
+def test_one_sample_is_never_called_no_difference() -> None:
+    single, several = Interval(estimate=1.0, low=0.0, high=float("inf"), n=1), factory.interval(1.0, 0.02)
+    assert verdicts.speed(single, single) == verdicts.speed(several, single) == verdicts.ONE_SAMPLE
+    assert verdicts.accuracy(single) == verdicts.loss(single) == verdicts.ONE_SAMPLE
+    assert verdicts.stability(single, several, several) == verdicts.ONE_SAMPLE
+
+
+def test_rounding_in_the_arithmetic_is_not_a_loss() -> None:
+    assert verdicts.loss(factory.interval(3e-7, 1e-8)) == verdicts.NO_DIFFERENCE
+    assert verdicts.loss(factory.interval(0.003, 0.001)) == verdicts.WORSE
 
 
 def test_the_sentence_holds_the_records_ratio_interval_and_share(tmp_path: Path) -> None:
@@ -85,7 +97,7 @@ def test_quality_loss_is_called_worse_and_the_largest_is_named(tmp_path: Path) -
 
 def test_equal_quality_is_no_difference_found(tmp_path: Path) -> None:
     text = assessment([factory.judged("full", 512, loss=0.0)], tmp_path)
-    assert "in 12 measurements: no difference found in 12." in text
+    assert "Recall was that of the full cache to 3 decimals in all of 12 measurements." in text
     assert "largest loss" not in text
 
 
@@ -112,7 +124,7 @@ def test_random_weights_have_no_trained_length(tmp_path: Path) -> None:
 
 def test_the_statement_counts_every_record(tmp_path: Path) -> None:
     text = sentences.statement(rows_of(factory.realistic(), tmp_path))
-    assert text == "Computed from 46 records of 1 machine (5 techniques): 44 measured, 1 failed and 1 skipped."
+    assert text == "Computed from 54 records of 1 machine (7 techniques): 52 measured, 1 failed and 1 skipped."
 
 
 def test_a_technique_without_any_measurement_says_so(tmp_path: Path) -> None:
@@ -124,8 +136,14 @@ def test_a_benchmark_never_speaks_of_the_full_cache(tmp_path: Path) -> None:
     records = [factory.timed(s, level="benchmark", workload="against_dynamic_cache") for s in ("full", "tova")]
     rows = rows_of(records, tmp_path)
     text = " ".join([*sentences.headlines(rows, evidence.labels(rows)), *sentences.assessment(rows)])
-    assert "against dynamic_cache" in text
+    assert "DynamicCache took" in text
     assert "the full cache" not in text
+    assert sentences.level_title(rows) == "Benchmark: the decode step against DynamicCache"
+
+
+def test_a_changed_technique_says_what_changed_in_its_title(tmp_path: Path) -> None:
+    (row,) = rows_of([factory.timed("attention_sink+scorer.n_sinks=8")], tmp_path)
+    assert sentences.technique_title(row) == "Attention sink with scorer.n_sinks=8"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from pipeline.judgement import Gate
 from pipeline.report import context, evidence, tables
 from pipeline.report import quantities as q
 from tests.pipeline.report import factory
@@ -21,8 +22,10 @@ def test_every_cell_of_the_cost_table_is_a_field_of_its_record(tmp_path: Path) -
     held = q.data(cost.technique.kv_bytes_held[-1])
     assert line[1:] == [
         "1",
-        f"{held} ({q.share(cost.technique.kv_bytes_held[-1] / cost.full.kv_bytes_held[-1])})",
+        held,
+        q.share(cost.technique.kv_bytes_held[-1] / cost.full.kv_bytes_held[-1]),
         q.ratio_interval(cost.ttft_ratio),
+        "no difference found",
         q.ratio_interval(cost.tpot_ratio),
         q.ratio_ends(cost.aa_tpot_ratio),
         "faster",
@@ -38,9 +41,9 @@ def test_lengths_link_to_the_record_behind_the_row(tmp_path: Path) -> None:
 
 def test_recall_table_shows_every_task_under_both_protocols(tmp_path: Path) -> None:
     (row,) = rows_of([factory.judged("sliding_window", 512, 0.8)], tmp_path)
-    table = tables.technique_recall(row, tmp_path)
+    table = tables.technique_recall(row)
     assert len(table.rows) == 2 * len(factory.TASKS)
-    assert {line[2] for line in table.rows} == {"0.570 (0.970)", "0.170 (0.970)"}
+    assert {line[2] for line in table.rows} == {"0.57 (0.97)", "0.17 (0.97)"}
 
 
 def test_a_skipped_technique_keeps_its_line_in_the_comparison(tmp_path: Path) -> None:
@@ -48,6 +51,14 @@ def test_a_skipped_technique_keeps_its_line_in_the_comparison(tmp_path: Path) ->
     rows = rows_of([factory.timed("full", ratio=1.0), skipped], tmp_path)
     lines = tables.summary_cost(rows, evidence.labels(rows), tmp_path).rows
     assert [("no_cache" in line[0], line[-1]) for line in lines] == [(False, "no difference found"), (True, "skipped")]
+
+
+def test_quality_in_short_shows_measured_bytes_and_the_stricter_verdict(tmp_path: Path) -> None:
+    rows = rows_of([factory.judged("sliding_window", 512, 0.8)], tmp_path)
+    (line,) = tables.summary_quality(rows, evidence.labels(rows)).rows
+    assert line[1:3] == [q.data(factory.ITEM_BYTES / 4), q.share(0.25)]
+    assert line[3:6] == [f"0.17 ({q.MINUS}0.80)", "worse", f"0.57 ({q.MINUS}0.40)"]
+    assert line[6:] == ["4.66 (+0.16)", "worse"]
 
 
 def test_failed_and_skipped_cells_are_listed_with_reason_and_remedy(tmp_path: Path) -> None:
@@ -85,26 +96,38 @@ def test_configuration_names_the_parts_of_every_axis(tmp_path: Path) -> None:
 
 
 def test_a_gate_that_was_missed_stands_out() -> None:
-    gate = {"name": "multi_key_8", "unit": "accuracy", "seq_len": 512, "value": 0.91, "bound": 0.93, "n": 200}
-    lines = context.gates([gate | {"passed": False}, gate | {"passed": True}]).rows
+    missed = Gate(name="multi_key_8", unit="accuracy", seq_len=512, value=0.91, bound=0.93, n=200, passed=False)
+    lines = context.gates([missed, missed.model_copy(update={"passed": True})]).rows
     assert [line[-1] for line in lines] == ["**not passed**", "passed"]
-    assert list(lines[0][:5]) == ["multi key 8 (accuracy)", "512", "0.91", "0.93", "200"]
+    assert list(lines[0][:5]) == ["multi key 8 (accuracy)", "512", "0.910", "0.93", "200"]
 
 
 def test_units_change_with_the_size() -> None:
     assert [q.seconds(s).replace(q.GLUE, " ") for s in (2.5, 0.0123, 4e-6, 0.5)] == [
-        "2.5 s",
+        "2.50 s",
         "12.3 ms",
-        "4 µs",
+        "4.00 µs",
         "500 ms",
     ]
-    assert [q.data(n).replace(q.GLUE, " ") for n in (0, 1536, 3 << 20, 5 << 30)] == ["0 B", "1.5 KiB", "3 MiB", "5 GiB"]
+    assert [q.data(n).replace(q.GLUE, " ") for n in (0, 1536, 3 << 20, 5 << 30)] == [
+        "0 B",
+        "1.50 KiB",
+        "3.00 MiB",
+        "5.00 GiB",
+    ]
     assert [q.ratio(r) for r in (0.0456, 0.456, 4.56, 45.6, 456.0)] == ["0.046×", "0.46×", "4.56×", "45.6×", "456×"]
+    assert [q.tick(q.data(n)).replace(q.GLUE, " ") for n in (0, 384 << 20, 3 << 20, 1536)] == [
+        "0 B",
+        "384 MiB",
+        "3 MiB",
+        "1.5 KiB",
+    ]
     assert q.ratio(float("nan")) == "undefined"
     assert q.signed(-0.0004) == "+0.00"
 
 
 def test_a_single_sample_is_shown_without_an_interval() -> None:
     single = factory.interval(0.7, 0.0, n=1)
-    assert q.ratio_interval(single) == "0.70× (one sample)"
+    assert q.ratio_interval(single) == "0.70×"
+    assert q.ratio_ends(single) == q.DASH
     assert q.ratio_interval(factory.interval(0.7, 0.1)).replace(q.GLUE, " ") == "0.70× [0.60, 0.80]"

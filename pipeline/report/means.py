@@ -1,0 +1,71 @@
+"""What is computed from the raw samples of a record: means over tasks, and how steady the steps were."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.intervals import bootstrap
+from pipeline.record import Interval, TaskQuality
+from pipeline.report import verdicts
+from pipeline.report.evidence import Row
+
+STRICTER = "query_agnostic"  # the protocol that techniques are ranked by
+N_RESAMPLES = 2000
+SEED = 0
+ZERO = {"estimate": 0.0, "low": 0.0, "high": 0.0}
+
+
+def recall_loss(row: Row) -> Interval | None:
+    """Accuracy lost against the full cache under the stricter protocol, mean over tasks; 0 is as good as it."""
+    gain = recall_gain(row)
+    return gain and negated(gain)
+
+
+def recall_gain(row: Row) -> Interval | None:
+    """None beyond the trained length too: there a cell is about cost only."""
+    tasks = row.record.quality.tasks if row.record.quality and row.in_trained_length else []
+    mean = mean_difference([task for task in tasks if task.protocol == STRICTER])
+    return mean and verdicts.rounded(mean)
+
+
+def text_loss(row: Row) -> Interval | None:
+    text = row.record.quality.text if row.record.quality and row.in_trained_length else None
+    return verdicts.rounded(text.nll_difference) if text else None
+
+
+def mean_difference(tasks: Sequence[TaskQuality]) -> Interval | None:
+    """Accuracy difference, mean over tasks, by a bootstrap over items: item i of every task is one unit."""
+    differences = [
+        [own - full for own, full in zip(task.items.correct, task.items.correct_full, strict=True)] for task in tasks
+    ]
+    units = [statistics.fmean(unit) for unit in zip(*differences, strict=True)]
+    return bootstrap(units, N_RESAMPLES, SEED) if units else None
+
+
+def differs(row: Row) -> bool:
+    """Whether any recall task came out otherwise than with the full cache, at the decimals that are shown."""
+    tasks = row.record.quality.tasks if row.record.quality else []
+    return any(
+        verdicts.rounded(difference) != verdicts.rounded(difference).model_copy(update=ZERO)
+        for task in tasks
+        for difference in (task.accuracy_difference, task.nll_difference)
+    )
+
+
+def spread(samples: Sequence[float]) -> Interval | None:
+    """p90 / p50 with a bootstrap interval over the samples; None for fewer than two."""
+    values = np.asarray(samples, dtype=np.float64)
+    if len(values) < 2 or not (values > 0).all():
+        return None
+    drawn = np.random.default_rng(SEED).integers(0, len(values), size=(N_RESAMPLES, len(values)))
+    p50, p90 = np.percentile(values[drawn], [50, 90], axis=1)
+    low, high = (float(end) for end in np.percentile(p90 / p50, [2.5, 97.5]))
+    estimate = float(np.percentile(values, 90) / np.percentile(values, 50))
+    return Interval(estimate=estimate, low=min(low, estimate), high=max(high, estimate), n=len(values))
+
+
+def negated(value: Interval) -> Interval:
+    return Interval(estimate=-value.estimate, low=-value.high, high=-value.low, n=value.n)

@@ -92,7 +92,7 @@ def test_every_source_exists_and_is_not_excluded(source):
 
 
 def test_what_the_stages_read_enters_the_image():
-    stages = OmegaConf.to_container(OmegaConf.load(ROOT / "dvc.yaml"))["stages"]  # type: ignore
+    stages = OmegaConf.to_container(OmegaConf.load(ROOT / "dvc.yaml"))["stages"]
     read = {dep for stage in stages.values() for dep in stage.get("do", stage).get("deps", [])} - MADE_INSIDE
     needed = {*read, "dvc.yaml", "dvc.lock", "params.yaml", ".dvc/config", ".dvcignore", "tests", "Makefile", ".ci"}
     assert "models/tiny" in needed

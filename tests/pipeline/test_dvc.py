@@ -17,7 +17,7 @@ from pipeline import ROOT, train
 from pipeline.fingerprint import BY_VALUE, import_closure
 from pipeline.refusals import CONF
 
-STAGES: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(ROOT / "dvc.yaml"))["stages"]  # type: ignore
+STAGES: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(ROOT / "dvc.yaml"))["stages"]
 STRATEGIES = list(OmegaConf.load(ROOT / "params.yaml").strategies)
 # How an error is said, a table is shown or a run is followed changes no result; `pipeline` itself holds ROOT alone.
 SHOWN = ["pipeline", "pipeline.run", "pipeline.console", "pipeline.refusals", "pipeline.tracking"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,11 +21,9 @@ from hydra import compose, initialize_config_dir
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from transformers import DynamicCache, PreTrainedModel
 
 from pipeline import hardware, record, timing
 from pipeline.config import Experiment
-from pipeline.decoding import Decoder
 from pipeline.fingerprint import fingerprint
 from pipeline.levels.token import Bench
 from pipeline.record import Cell, Cost, Predicted, Record
@@ -36,6 +33,7 @@ LEVEL, WORKLOAD = "benchmark", "against_dynamic_cache"
 STRATEGIES = ("full", "sliding_window", "attention_sink")
 # One prefill is enough here: it is the decode step that is compared.
 DEFAULTS = [
+    "strategy@baseline=hf_dynamic",
     "workload=cost",
     "workload.seq_len=4096",
     "workload.batch=1",
@@ -45,22 +43,6 @@ DEFAULTS = [
     "profile.max_cell_s=900",
     "tracking=disabled",
 ]
-
-
-class StockCache(DynamicCache):
-    """DynamicCache as the Decoder expects a cache: it leaves the model's attention alone."""
-
-    def attached(self, model: PreTrainedModel) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    @property
-    def bytes_held(self) -> int:
-        layers: list[Any] = self.layers
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
-
-    @property
-    def bytes_logical(self) -> int:
-        return self.bytes_held
 
 
 @dataclass(frozen=True)
@@ -82,7 +64,6 @@ class Row:
         resolved = self.experiment.resolved
         return resolved | {
             "level": {"name": LEVEL, "measure": {"_target_": "pipeline.levels.token.Bench.timed"}},
-            "baseline": {"name": "dynamic_cache", "_target_": "benchmarks.decode_step.StockCache"},
             "workload": resolved["workload"] | {"name": WORKLOAD, "measure": ["cost"]},
         }
 
@@ -118,7 +99,7 @@ def _measured(rows: Sequence[Row]) -> list[Record]:
         arms: dict[str, timing.NewDecoder] = {
             name: partial(bench.arms.technique, bench.cell.n_new_tokens) for name, bench in benches.items()
         }
-        stock = partial(_stock_decoder, first.model)
+        stock = partial(first.arms.full, first.cell.n_new_tokens)
         samples = first.timed(arms | {"dynamic": stock, "dynamic_again": stock})
     wall_s = time.perf_counter() - started
     reference = {"full": samples["dynamic"], "full_again": samples["dynamic_again"]}
@@ -128,10 +109,6 @@ def _measured(rows: Sequence[Row]) -> list[Record]:
         written.append(_record(row, bench.predicted, cost, wall_s))
         record.write(written[-1], row.path)
     return written
-
-
-def _stock_decoder(model: PreTrainedModel) -> Decoder:
-    return Decoder(model, StockCache(config=model.config))
 
 
 def _record(row: Row, predicted: Predicted, cost: Cost, wall_s: float) -> Record:

@@ -16,7 +16,10 @@ from transformers import PreTrainedModel
 class Decoder:
     """A batch of equally long sequences on their way through `model`.
 
-    `cache` None recomputes the whole sequence at each feed and keeps only token ids: the reference without a cache.
+    `cache`: a Transformers `Cache` that also says how it attends (`attached`, `attention_kwargs`) and what it holds
+    (`bytes_held`, `bytes_logical`). None recomputes the whole sequence at each feed and keeps only token ids: the
+    reference without a cache.
+
     Use as a context manager: the cache attaches its attention on entry and gives the model back on exit; entering
     again later continues the same sequences.
     """
@@ -60,13 +63,14 @@ class Decoder:
         return torch.stack([self.feed(ids_B1) for ids_B1 in ids_BT.split(1, dim=1)], dim=1)
 
     def _append(self, ids_BT: Tensor, n_logits: int) -> Tensor:
+        assert self.cache is not None
         return self.model(
             input_ids=ids_BT,
             position_ids=self._positions(ids_BT, start=self.n_seen),
             past_key_values=self.cache,
-            slot_cache=self.cache,
             use_cache=True,
             logits_to_keep=n_logits,
+            **self.cache.attention_kwargs,
         ).logits
 
     def _recompute(self, ids_BT: Tensor, n_logits: int) -> Tensor:

@@ -29,7 +29,8 @@ def technique(file: Path) -> Row:
 
 
 def axes(file: Path) -> Row:
-    return {"strategy": file.stem, **dict(_overridden(_read(file)))}
+    """In one column, which a narrow terminal folds between words: there are too many axes for one each."""
+    return {"strategy": file.stem, "parts": " ".join(f"{axis}={part}" for axis, part in _overridden(_read(file)))}
 
 
 def model(file: Path) -> Row:

@@ -5,6 +5,7 @@ Without it, a changed technique would lie where the published one lies, and spea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,18 @@ STRATEGIES = ROOT / "conf" / "strategy"
 
 def variant(name: str, parts: dict[str, dict[str, Any]]) -> str:
     """The strategy's name and, axis by axis, where `parts` differ from those of its file."""
-    published = OmegaConf.to_container(OmegaConf.load(STRATEGIES / f"{name}.yaml"))["defaults"]  # type: ignore[call-overload, index]
+    published = _load(STRATEGIES / f"{name}.yaml")["defaults"]
     axes = {axis: option for entry in published if isinstance(entry, dict) for axis, option in entry.items()}
     return "+".join(
         [name, *(change for axis, option in axes.items() for change in _changes(axis, option, parts[axis]))]
     )
+
+
+def takes_budget(name: str, schedule: Mapping[str, Any] | None) -> bool:
+    """Whether a technique evicts: its schedule says so, or, of another package, the budget in its file."""
+    if schedule is None:
+        return _load(STRATEGIES / f"{name}.yaml")["keep_ratio"] is not None
+    return not schedule["_target_"].endswith(".Never")
 
 
 def _changes(axis: str, option: str, part: dict[str, Any]) -> list[str]:

@@ -25,7 +25,8 @@ NAME = "slot_cache"
 _attached: ContextVar[SlotCache | None] = ContextVar("attached_slot_cache", default=None)
 
 # Keywords that models pass along and that change nothing for a causal decoder in evaluation mode.
-_HARMLESS = {"position_ids", "use_cache", "is_causal", "output_attentions", "output_hidden_states", "return_dict"}
+_HARMLESS = {"position_ids", "use_cache", "is_causal", "output_attentions", "output_hidden_states", "return_dict",
+             "output_router_logits"}  # fmt: skip
 
 
 @contextmanager
@@ -71,6 +72,9 @@ def slot_attention(
         raise ValueError(f"{type(module).__name__}: attention with {', '.join(unknown) or 'dropout'} is not supported")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     cache = slot_cache if slot_cache is not None else _attached.get()
+    if key.shape[-1] != value.shape[-1]:  # latent attention, before its values are padded or absorbed
+        raise ValueError(f"{type(module).__name__}: keys of {key.shape[-1]} and values of {value.shape[-1]} dimensions "
+                         "are not supported")  # fmt: skip
     if cache is None:
         output = causal_attention(query, key, value, scaling=scaling, sliding_window=sliding_window, softcap=softcap)
     else:

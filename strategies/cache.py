@@ -33,6 +33,11 @@ class SlotCache(Cache):
         return attached(model, self)
 
     @property
+    def attention_kwargs(self) -> dict[str, Any]:
+        """What the model's forward pass hands on to the attention, so that this cache is found without a lookup."""
+        return {"slot_cache": self}
+
+    @property
     def bytes_logical(self) -> int:
         """Bytes of the tokens that are kept, all layers and batch rows."""
         return sum(

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers.cache_utils import CacheLayerMixin
 
 from strategies.attention import causal_attention, grouped_attention, visible
@@ -230,7 +231,9 @@ def tensor_bytes(holder: Any) -> int:
     waiting = list(vars(holder).values())
     while waiting:
         item = waiting.pop()
-        if isinstance(item, Tensor):
+        if is_traceable_wrapper_subclass(item):  # a quantised tensor, say: its bytes are those of its parts
+            waiting += [getattr(item, name) for name in item.__tensor_flatten__()[0]]
+        elif isinstance(item, Tensor):
             found[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
         elif isinstance(item, dict):
             waiting += item.values()

@@ -19,9 +19,7 @@ def test_every_arm_becomes_a_record_against_dynamic_cache(tmp_path: Path) -> Non
     assert [measured.cell.strategy for measured in written] == list(BOUNDS)
     for measured in written:
         assert (measured.cell.level, measured.cell.workload) == ("benchmark", "against_dynamic_cache")
-        assert (
-            measured.config["level"]["name"] == "benchmark" and measured.config["baseline"]["name"] == "dynamic_cache"
-        )
+        assert measured.config["level"]["name"] == "benchmark" and measured.config["baseline"]["name"] == "hf_dynamic"
         assert measured.cost is not None and measured.predicted is not None
         reference_bytes = 73 * measured.predicted.kv_bytes_per_token
         for reference in (measured.cost.full, measured.cost.full_again):

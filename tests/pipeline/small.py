@@ -43,7 +43,7 @@ def model(dtype: torch.dtype = torch.float64) -> PreTrainedModel:
 
 def arm(strategy: str, kv_budget: int | None = None, of: PreTrainedModel | None = None) -> Callable[[int], Decoder]:
     """What `quality` and `timing` call an arm: given the headroom, a decoder that starts afresh."""
-    build: Callable[..., Any] = instantiate(composed(f"strategy={strategy}").engine.cache)
+    build: Callable[..., Any] = instantiate(composed(f"strategy={strategy}").strategy.cache)
     of = model() if of is None else of
 
     def new_decoder(headroom: int) -> Decoder:

@@ -41,12 +41,31 @@ def test_the_full_cache_by_name_gives_the_stock_tokens():
     assert torch.equal(got, model.generate(ids, max_new_tokens=8, do_sample=False))
 
 
+@pytest.mark.parametrize(("technique", "kv_budget"), [("hf_dynamic", None), ("hf_static", None), ("hf_sliding", 64)])
+def test_a_cache_of_another_package_is_used_in_the_same_lines(technique, kv_budget):
+    model, ids = family("llama"), prompt(2, 20)
+    cache = build_cache(technique, model, kv_budget=kv_budget)
+    with cache.attached(model):
+        got = model.generate(ids, past_key_values=cache, max_new_tokens=8, do_sample=False)
+    assert torch.equal(got, model.generate(ids, max_new_tokens=8, do_sample=False))
+    assert 0 < cache.bytes_logical <= cache.bytes_held and cache.get_seq_length() == 27
+
+
+def test_a_package_or_a_device_that_is_not_here_is_named():
+    with pytest.raises(ImportError, match=r"needs transformers<5\.3"):
+        build_cache("kvpress", family("llama"), kv_budget=8)
+    with pytest.raises(NotImplementedError, match="valid: device=cuda"):
+        build_cache("hf_offloaded", family("llama"))
+
+
 @pytest.mark.parametrize(
     ("technique", "kv_budget", "named"),
     [
         ("snapkvv", 8, "technique=snapkvv: unknown; valid: .*sliding_window"),
         ("sliding_window", None, "kv_budget=None: .*tokens per KV head"),
         ("full", 8, "kv_budget=8: .*keeps everything"),
+        ("hf_static", 8, "kv_budget=8: .*keeps everything"),
+        ("hf_sliding", None, "kv_budget=None: .*tokens per KV head"),
         ("no_cache", None, "technique=no_cache: holds nothing"),
         ("attention_sink", 4, "kv_budget=4: .*more than 4"),
     ],

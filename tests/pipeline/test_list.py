@@ -61,7 +61,7 @@ def test_a_technique_is_told_whole_in_a_pipe(lines, file):
     chosen = {axis: part for default in node.defaults if default != "_self_" for axis, part in default.items()}
     told, axes = lines_of(lines, file)
     assert told == [file.stem, node.title, node.paper or "-", node.summary.strip()]
-    assert axes == [file.stem, *chosen.values()]
+    assert axes == [file.stem, " ".join(f"{axis}={part}" for axis, part in chosen.items())]
 
 
 def test_a_workload_names_the_model_that_it_measures(lines):

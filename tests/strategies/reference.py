@@ -7,6 +7,7 @@ turning every single key and query back and forth.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,18 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 Kept = list[list[int]]  # for each query position, the positions that it sees, itself included
 Loser = Callable[[list[int], int], int]  # (held positions, newest position) → the one to evict
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one sequence feeds to one KV head of one layer: every token, also those that are evicted later."""
+
+    layer: int
+    head: int  # among the KV heads
+    query: Tensor  # [G, T, D], of the query heads that share it
+    key: Tensor  # [T, D]
+    value: Tensor  # [T, D]
+    scaling: float
 
 
 def kept_sets(fed: list[int], budget: int, loser: Loser | None) -> Kept:
@@ -36,22 +49,18 @@ def kept_sets(fed: list[int], budget: int, loser: Loser | None) -> Kept:
     return sets
 
 
-def logits(model: PreTrainedModel, ids: Tensor, kept: Callable[[int, int], Kept], *, in_cache: bool) -> Tensor:
-    """Logits [B, T, V] of `ids` [B, T]; `kept(layer, KV head)` says what every query sees."""
+def logits(model: PreTrainedModel, ids: Tensor, kept: Callable[[Row], Kept], *, in_cache: bool) -> Tensor:
+    """Logits [B, T, V] of `ids` [B, T]; `kept` says what every query of a row sees."""
 
     def attention(
         module: Any, query: Tensor, key: Tensor, value: Tensor, mask: None, *, scaling: float, **_: Any
     ) -> tuple[Tensor, None]:
-        group = query.shape[1] // key.shape[1]
         output = torch.empty_like(query)
-        for head in range(query.shape[1]):
-            for position, seen in enumerate(kept(module.layer_idx, head // group)):
-                q, k = query[:, head, position], key[:, head // group, seen]
-                if in_cache:
-                    k = _turn(model, k, torch.arange(len(seen)) - torch.tensor(seen))
-                    q = _turn(model, q[:, None], torch.tensor([len(seen) - 1 - position]))[:, 0]
-                weight = (torch.einsum("bd,bnd->bn", q, k) * scaling).softmax(-1)
-                output[:, head, position] = torch.einsum("bn,bnd->bd", weight, value[:, head // group, seen])
+        groups = query.chunk(key.shape[1], dim=1)  # views: what is written into one lands in `output`
+        for head, (queries, written) in enumerate(zip(groups, output.chunk(key.shape[1], dim=1), strict=True)):
+            for b in range(len(ids)):
+                row = Row(module.layer_idx, head, queries[b], key[b, head], value[b, head], scaling)
+                written[b] = _attend(model, row, kept(row), in_cache=in_cache)
         return output.transpose(1, 2), None
 
     AttentionInterface.register("brute_force", attention)
@@ -64,8 +73,20 @@ def logits(model: PreTrainedModel, ids: Tensor, kept: Callable[[int, int], Kept]
         model.set_attn_implementation(before)
 
 
+def _attend(model: Any, row: Row, kept: Kept, *, in_cache: bool) -> Tensor:
+    """Every query on exactly what it sees, one by one → [G, T, D]."""
+    output = torch.empty_like(row.query)
+    for position, seen in enumerate(kept):
+        q, k = row.query[:, position], row.key[seen]
+        if in_cache:
+            k = _turn(model, k, torch.arange(len(seen)) - torch.tensor(seen))
+            q = _turn(model, q[:, None], torch.tensor([len(seen) - 1 - position]))[:, 0]
+        output[:, position] = (q @ k.T * row.scaling).softmax(-1) @ row.value[seen]
+    return output
+
+
 def _turn(model: Any, vector: Tensor, shift: Tensor) -> Tensor:
-    """Rotate [B, n, D] by `shift` [n] positions, in complex numbers, pairing dimension i with i + D/2."""
+    """Rotate [..., n, D] by `shift` [n] positions, in complex numbers, pairing dimension i with i + D/2."""
     angle = shift[:, None] * model.model.rotary_emb.inv_freq.double()
     first, second = vector.chunk(2, dim=-1)
     turned = torch.complex(first, second) * torch.polar(torch.ones_like(angle), angle)

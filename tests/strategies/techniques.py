@@ -26,13 +26,15 @@ def evicts(technique: str) -> bool:
     return config(technique).strategy.keep_ratio is not None
 
 
-CACHED = [name for name in ALL if "recompute" not in str(config(name).strategy.placement)]
-EVICTING = [name for name in ALL if evicts(name)]
+FOREIGN = [name for name in ALL if ".foreign." in config(name).strategy.cache._target_]
+OURS = [name for name in ALL if name not in FOREIGN]
+CACHED = [name for name in OURS if "recompute" not in str(config(name).strategy.placement)]
+EVICTING = [name for name in OURS if evicts(name)]
 
 
 def build(technique: str, model: PreTrainedModel, kv_budget: int = 24, headroom: int = 8) -> SlotCache:
     """A cache of the technique; one that keeps everything ignores the budget."""
     budget = kv_budget if evicts(technique) else None
-    cache = instantiate(config(technique).engine.cache)(model=model, kv_budget=budget, headroom=headroom)
+    cache = instantiate(config(technique).strategy.cache)(model=model, kv_budget=budget, headroom=headroom)
     assert isinstance(cache, SlotCache)
     return cache

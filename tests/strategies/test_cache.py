@@ -54,7 +54,7 @@ def test_sliding_layers_of_a_mixed_model_are_left_alone() -> None:
 def test_a_window_of_the_models_own_is_respected_by_scattered_tokens() -> None:
     model, ids = family("mistral"), prompt(1, 41)
     scorer = instantiate({"_target_": "strategies.token.random.RandomScorer", "window_size": 4})
-    cache = instantiate(techniques.config("random_eviction").engine.cache)(model=model, kv_budget=15, scorer=scorer)
+    cache = instantiate(techniques.config("random_eviction").strategy.cache)(model=model, kv_budget=15, scorer=scorer)
     stream(model, cache, ids[:, :40], n_prompt=30)
     poisoned = copy.deepcopy(cache)
     layer = poisoned.layers[0]
@@ -167,7 +167,7 @@ def test_a_budget_that_the_protected_tokens_fill_is_refused() -> None:
 
 
 def test_holding_nothing_refuses_a_budget() -> None:
-    build = instantiate(techniques.config("no_cache").engine.cache)
+    build = instantiate(techniques.config("no_cache").strategy.cache)
     assert build(model=family("llama"), kv_budget=None) is None
     with pytest.raises(ValueError, match="recompute"):
         build(model=family("llama"), kv_budget=8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from importlib import import_module
 from typing import Any
 
@@ -109,9 +108,8 @@ def test_the_brute_force_reference_agrees(technique: str, model_name: str, fed: 
     cache = techniques.build(technique, model, BUDGET)
     rule = import_module(f"tests.strategies.rules.{technique}")
 
-    @functools.cache
-    def kept(layer: int, head: int) -> reference.Kept:
-        return reference.kept_sets(fed, BUDGET, rule.loser(cache.layers[layer].retention.scorer, layer, head))
+    def kept(row: reference.Row) -> reference.Kept:
+        return reference.kept_sets(fed, BUDGET, rule.loser(row))
 
     with torch.inference_mode():
         in_cache = rule.IN_CACHE_POSITIONS and model_name != "gpt2"  # learned positions cannot be moved

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline import hardware, models, shapes
+from pipeline import hardware, models, text
+from pipeline.variants import takes_budget
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
-    from pipeline.config import Experiment, Model, Strategy
+    from pipeline.config import Experiment, Strategy
     from pipeline.record import Cell
 
 # Two tokens for each fact and each question of `pipeline.tasks`, which needs torch to be asked.
@@ -32,31 +31,20 @@ def check(experiment: Experiment) -> None:
         _check_budget(experiment, cell)
         _check_room(experiment, cell.seq_len)
     if experiment.model.hard_limit:
-        _check_positions(experiment, experiment.model.max_seq_len)
+        check_positions(experiment, experiment.model.max_seq_len)
     models.check(experiment.model)
+    if experiment.workload.text is not None:
+        text.check(experiment.workload.text)
 
 
 def check_shape(experiment: Experiment) -> None:
-    """What only Transformers knows. Importing it takes seconds: for when there is something to measure."""
-    config = _config(experiment.model)
-    if not getattr(config, "rope_parameters", None):  # positions that are looked up end with their table
-        _check_positions(experiment, getattr(config, "max_position_embeddings", None))
+    """What only the libraries, the model's files and the technique itself know, by a dry run of the level.
 
+    Importing them takes seconds: for when there is something to measure.
+    """
+    from hydra.utils import instantiate
 
-def _config(model: Model) -> PreTrainedConfig | None:
-    """None where it is not on this machine."""
-    if model.source == "random":
-        return shapes.config_of(model)
-    folder = models.folder_of(model.path or "")
-    if not folder.is_dir():
-        return None
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        why = str(error).splitlines()[0]
-        raise ValueError(f"model.path={folder}: {why}; valid: a folder with a readable config.json") from None
+    instantiate(experiment.level.dry_run)(experiment)
 
 
 def _check_device(experiment: Experiment) -> None:
@@ -88,9 +76,10 @@ def _check_budget(experiment: Experiment, cell: Cell) -> None:
     given = f"strategy.kv_budget={budget}"
     if strategy.kv_budget is None:
         given = f"strategy.keep_ratio={strategy.keep_ratio} (kv_budget={budget} at {cell.seq_len} tokens)"
-    if strategy.schedule == experiment.baseline.schedule:
-        raise ValueError(f"{given}: {strategy.name} never evicts; valid: null, or another strategy/schedule")
-    if strategy.placement["_target_"].endswith(".Recompute"):
+    if not takes_budget(strategy.name, strategy.schedule):
+        valid = "null, or another strategy/schedule" if strategy.schedule else "null"
+        raise ValueError(f"{given}: {strategy.name} never evicts; valid: {valid}")
+    if strategy.placement and strategy.placement["_target_"].endswith(".Recompute"):
         raise ValueError(
             f"{given}: strategy/placement=recompute holds nothing that strategy/schedule could evict; "
             "valid: strategy.keep_ratio=null strategy.kv_budget=null, or strategy/placement=contiguous"
@@ -102,7 +91,8 @@ def _check_budget(experiment: Experiment, cell: Cell) -> None:
 
 def _check_protected(strategy: Strategy, budget: int, given: str) -> None:
     """Tokens that the scorer never gives up must leave room for at least one other."""
-    protected = {name: strategy.scorer[name] for name in ("n_sinks", "window_size") if name in strategy.scorer}
+    scorer = strategy.scorer or {}
+    protected = {name: scorer[name] for name in ("n_sinks", "window_size") if name in scorer}
     for name, value in protected.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"strategy.scorer.{name}={value}: not possible; valid: 1 or more")
@@ -124,16 +114,16 @@ def _check_room(experiment: Experiment, seq_len: int) -> None:
             )
 
 
-def _check_positions(experiment: Experiment, limit: int | None) -> None:
+def check_positions(experiment: Experiment, limit: int | None, longest_question: int = LONGEST_QUESTION) -> None:
     """What follows the prompt needs positions too; scored text lies within the prompt's length."""
     workload = experiment.workload
     n_following = max(
         workload.n_new_tokens if "cost" in workload.measure else 0,
-        LONGEST_QUESTION if "quality" in workload.measure else 0,
+        longest_question if "quality" in workload.measure else 0,
     )
     longest = max(workload.seq_len)
     if limit is not None and longest + n_following > limit:
         raise ValueError(
-            f"workload.seq_len={longest}: with {n_following} tokens more, {experiment.model.name} has only {limit} "
+            f"workload.seq_len={longest}: with {n_following} tokens more, {experiment.model.label} has only {limit} "
             f"positions; valid: at most {limit - n_following}"
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline import ROOT, checks, hardware
 from pipeline.record import Cell
@@ -34,6 +35,7 @@ class _Frozen(BaseModel):
 
 class Level(_Frozen):
     name: Literal["token"]
+    dry_run: dict[str, Any]
     measure: dict[str, Any]
 
 
@@ -43,11 +45,13 @@ class Weights(_Frozen):
 
 class Engine(_Frozen):
     name: str
-    cache: dict[str, Any]
 
 
 class Strategy(_Frozen):
-    """A point: what is kept (scorer … on_evict) and how it is held (encoding … placement)."""
+    """A point: what is kept (scorer … on_evict) and how it is held (encoding … placement).
+
+    A technique of another package brings a cache of its own, which takes none of the axes.
+    """
 
     name: str
     title: str
@@ -55,18 +59,34 @@ class Strategy(_Frozen):
     summary: str
     keep_ratio: Annotated[float, Field(gt=0, le=1)] | None
     kv_budget: Count | None
-    scorer: dict[str, Any]
-    allocation: dict[str, Any]
-    schedule: dict[str, Any]
-    on_evict: dict[str, Any]
-    encoding: dict[str, Any]
-    sharing: dict[str, Any]
-    placement: dict[str, Any]
+    cache: dict[str, Any]
+    scorer: dict[str, Any] | None = None
+    allocation: dict[str, Any] | None = None
+    schedule: dict[str, Any] | None = None
+    on_evict: dict[str, Any] | None = None
+    encoding: dict[str, Any] | None = None
+    sharing: dict[str, Any] | None = None
+    placement: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _axes_are_those_of_the_cache(self) -> Strategy:
+        given, taken = self._parts.keys() - {"cache"}, set(AXES) & self.cache.keys()
+        if given != taken:
+            why = f"takes {', '.join(sorted(taken)) or 'no axes'}, got {', '.join(sorted(given))}"
+            raise ValueError(
+                f"cache={self.cache['_target_']}: {why}; valid: strategy/cache=slots, which takes all axes"
+            )
+        return self
+
+    @property
+    def _parts(self) -> dict[str, dict[str, Any]]:
+        """The cache, and the axes if it takes any."""
+        return {name: part for name in ("cache", *AXES) if (part := getattr(self, name)) is not None}
 
     @property
     def variant(self) -> str:
         """The name, with what the command line changed of the published point."""
-        return variant(self.name, {axis: getattr(self, axis) for axis in AXES})
+        return variant(self.name, self._parts)
 
     def budget_at(self, seq_len: int) -> int | None:
         """Tokens per KV head for a prompt; an explicit budget wins over the ratio, neither keeps everything."""
@@ -80,9 +100,17 @@ class Model(_Frozen):
     title: str
     source: Literal["checkpoint", "random", "hub"]
     path: str | None
+    revision: str | None = None  # branch, tag or commit of a model of the hub
     max_seq_len: Count | None
     hard_limit: bool
     config: dict[str, Any] | None
+
+    @property
+    def label(self) -> str:
+        """What its records are called: weights of a user's own choice go by where they come from."""
+        if self.source != "hub" or not self.path:
+            return self.name
+        return _file_name(self.path) + (f"@{_safe(self.revision)}" if self.revision else "")
 
 
 class Workload(_Frozen):
@@ -95,6 +123,12 @@ class Workload(_Frozen):
     n_items: Count
     n_text_streams: Annotated[int, Field(ge=0)]
     n_text_tokens: Annotated[int, Field(ge=0)]
+    text: str | None = None  # a file, or DATASET_ID[:CONFIG[:SPLIT]]; null: held-out source of the standard library
+
+    @property
+    def label(self) -> str:
+        """What its records are called: on another text it is another workload."""
+        return self.name if self.text is None else f"{self.name}@{_file_name(self.text)}"
 
 
 class Profile(_Frozen):
@@ -118,7 +152,7 @@ class Tracking(_Frozen):
     name: str
     mode: Literal["offline", "online", "disabled"]
     project: str
-    init_timeout_s: Annotated[float, Field(gt=0)]
+    timeout_s: Annotated[float, Field(gt=0)]
 
 
 class Experiment(_Frozen):
@@ -174,11 +208,11 @@ class Experiment(_Frozen):
     def _cell(self, seq_len: int, batch: int) -> Cell:
         return Cell(
             level=self.level.name,
-            model=self.model.name,
+            model=self.model.label,
             strategy=self.strategy.variant,
             weights=self.weights.name,
             engine=self.engine.name,
-            workload=self.workload.name,
+            workload=self.workload.label,
             seq_len=seq_len,
             batch=batch,
             n_new_tokens=self.workload.n_new_tokens,
@@ -189,6 +223,15 @@ class Experiment(_Frozen):
         )
 
 
+def _file_name(path: str) -> str:
+    """`org--name` of an id or a path: its last two parts."""
+    return "--".join([_safe(part) for part in path.split("/") if _safe(part).strip(".~")][-2:])
+
+
+def _safe(part: str) -> str:
+    return re.sub(r"[^\w.~-]+", "-", part)
+
+
 def _one_line(error: ValidationError) -> str:
     first = error.errors()[0]
     field = ".".join(part for part in first["loc"] if isinstance(part, str))
@@ -196,6 +239,8 @@ def _one_line(error: ValidationError) -> str:
         return f"{field}={first['input']!r}: no such option; see --cfg job"
     if first["type"] == "missing":
         return f"{field}: missing; see --cfg job"
+    if first["type"] == "value_error":  # our own words on several fields of a group
+        return f"{field}.{first['ctx']['error']}"
     valid = first["msg"].removeprefix("Input should be ")
     why = f"not possible; valid: {valid}" if valid != first["msg"] else valid
     return f"{field}={first['input']}: {why}"

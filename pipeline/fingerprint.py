@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import ROOT, models
+from pipeline import ROOT, models, text
 from pipeline.hardware import n_usable_cores, versions
 from pipeline.record import Cell
 
@@ -31,7 +31,7 @@ BY_VALUE = ("pipeline", "pipeline.config", "pipeline.hardware", "pipeline.record
 
 
 def fingerprint(resolved: dict[str, Any], cell: Cell, hardware: dict[str, Any], root: Path = ROOT) -> str:
-    """sha256 over configuration, code, versions, hardware and the model's files."""
+    """sha256 over configuration, code, versions, hardware, the model's files or commit, and the user's text."""
     parts = {
         "cell": cell.model_dump(),
         "config": _influential(resolved),
@@ -39,7 +39,8 @@ def fingerprint(resolved: dict[str, Any], cell: Cell, hardware: dict[str, Any], 
         "code": code_hashes(targets(resolved), root),
         "versions": versions(),
         "hardware": hardware,
-        "model": _model_hashes(resolved["model"]),
+        "model": models.identity(*(resolved["model"][name] for name in ("source", "path", "revision"))),
+        "text": _text_hash(resolved["workload"]),
     }
     return digest(parts)
 
@@ -137,10 +138,7 @@ def _plain(node: Any) -> Any:
     return [_plain(item) for item in node] if isinstance(node, list) else repr(node)
 
 
-def _model_hashes(model: dict[str, Any]) -> dict[str, str]:
-    """Hashes of a local model's weights, configuration and tokenizer; none for random weights or a name on the hub."""
-    if model["source"] == "random" or not model["path"]:
-        return {}
-    folder = models.folder_of(model["path"])
-    files = [path for name in ("*.safetensors*", "config.json", "tokenizer.json") for path in folder.glob(name)]
-    return {path.name: models.file_sha256(path) for path in sorted(files)}
+def _text_hash(workload: dict[str, Any]) -> str | None:
+    """None for the standard library's text: the Python version says which it is."""
+    given = workload["text"] if "quality" in workload["measure"] else None
+    return None if given is None else text.sha256(given)

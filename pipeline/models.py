@@ -1,15 +1,18 @@
-"""Where a model comes from: an embedded checkpoint, a published shape with random weights, or the hub."""
+"""Where a model comes from: an embedded checkpoint, a published shape with random weights, a folder, or the hub."""
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline import ROOT
+from pipeline import ROOT, folders, hub
+from pipeline.folders import WEIGHTS
 from pipeline.shapes import ModelSpec, config_of, random_model
 
 if TYPE_CHECKING:
@@ -18,20 +21,27 @@ if TYPE_CHECKING:
 
 SOURCES = ("checkpoint", "random", "hub")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
-WEIGHTS = "model.safetensors"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+JUST_NOW_NS = 2_000_000_000
+CAUSAL = ("ForCausalLM", "LMHeadModel")  # how Transformers names the classes that predict the next token
+
+
+class Spec(ModelSpec, Protocol):
+    """One file of conf/model, resolved, with the commit that is wanted."""
+
+    @property
+    def revision(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     model: PreTrainedModel  # in eval mode, sdpa attention
     name: str
-    weights_sha256: str | None  # of a local file; None for random weights and for the hub's
+    weights_sha256: str | None  # of an embedded checkpoint; see `identity` for any model
     tokenizer_path: Path | None
 
 
-def check(spec: ModelSpec) -> None:
-    """The refusals that need neither weights nor torch: ValueError naming field, value and what is valid."""
+def check(spec: Spec) -> None:
+    """The refusals that need neither network nor torch: ValueError naming field, value and what is valid."""
     if spec.source not in SOURCES:
         raise ValueError(f"model.source={spec.source}: unknown; valid: {', '.join(SOURCES)}")
     if spec.source == "random":
@@ -39,8 +49,10 @@ def check(spec: ModelSpec) -> None:
             raise ValueError(f"model.config={spec.config}: no shape for random weights; valid: a Transformers config")
     elif not spec.path:
         raise ValueError(f"model.path=null: source={spec.source} needs one; valid: a folder, or the id of a model")
-    elif spec.source == "checkpoint" or _looks_local(spec.path):
-        _check_folder(folder_of(spec.path))
+    elif _is_local(spec.source, spec.path):
+        folders.check(folder_of(spec.path))
+    if spec.revision is not None and not (spec.source == "hub" and not _is_local(spec.source, spec.path or "")):
+        raise ValueError(f"model.revision={spec.revision}: only models of the hub have revisions; valid: null")
 
 
 def folder_of(path: str) -> Path:
@@ -48,55 +60,118 @@ def folder_of(path: str) -> Path:
     return ROOT / Path(path).expanduser()
 
 
-def load(spec: ModelSpec, dtype: str, device: str, seed: int) -> LoadedModel:
+def folder(source: str, path: str | None, revision: str | None) -> Path | None:
+    """Where the files are, fetched from the hub where they are not yet; None for random weights.
+
+    Raises ValueError for a hub that cannot be reached, an id or a revision that it does not have, and access denied.
+    """
+    if source == "random" or not path:
+        return None
+    return folder_of(path) if _is_local(source, path) else hub.snapshot(path, revision)
+
+
+def identity(source: str, path: str | None, revision: str | None) -> dict[str, Any]:
+    """What was really used: the commit of a hub's model, or the sha256 of every file of a folder; {} for random.
+
+    Raises ValueError as `folder` does.
+    """
+    place = folder(source, path, revision)
+    if place is None:
+        return {}
+    if not _is_local(source, path or ""):
+        return {"path": path, "revision": place.name}
+    files = [*folders.weights(place), *(place / name for name in (folders.INDEX, folders.CONFIG, folders.TOKENIZER))]
+    return {"path": path, "files": {file.name: file_sha256(file) for file in files if file.is_file()}}
+
+
+def load(spec: Spec, dtype: str, device: str, seed: int) -> LoadedModel:
     """The model in eval mode on `device`; random weights are bit-identical for the same seed.
 
-    Raises ValueError for everything `check` refuses, an unknown dtype, and a hub model that cannot be had.
+    Raises ValueError for everything `configured` refuses, an unknown dtype, and weights that the folder lacks.
     """
-    check(spec)
-    if spec.source == "random":
-        model = random_model(config_of(spec), _torch_dtype(dtype), device, seed)
+    config = configured(spec)
+    place = folder(spec.source, spec.path, spec.revision)
+    if place is None:
+        model, tokenizer = random_model(config, _torch_dtype(dtype), device, seed), None
     else:
-        model = _pretrained(spec, _torch_dtype(dtype), device)
-    folder = folder_of(spec.path) if spec.path and spec.source != "random" else None
-    weights, tokenizer = (folder / WEIGHTS, folder / "tokenizer.json") if folder else (None, None)
+        model, tokenizer = _pretrained(place, _torch_dtype(dtype), device), place / folders.TOKENIZER
     return LoadedModel(
         model=model.eval(),
         name=spec.name,
-        weights_sha256=file_sha256(weights) if weights and weights.is_file() else None,
+        weights_sha256=file_sha256(place / WEIGHTS) if place and spec.source == "checkpoint" else None,
         tokenizer_path=tokenizer if tokenizer and tokenizer.is_file() else None,
     )
 
 
-def outline(spec: ModelSpec, dtype: str) -> PreTrainedModel:
+def outline(spec: Spec, dtype: str) -> PreTrainedModel:
     """The model without its weights, on the meta device: enough to count what it would cost.
 
-    Raises ValueError for everything that `load` refuses.
+    Raises ValueError for everything that `configured` refuses.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    check(spec)
-    config = config_of(spec) if spec.source == "random" else _pretrained_config(spec)
+    config = configured(spec)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=_torch_dtype(dtype))
+        return AutoModelForCausalLM.from_config(config, dtype=_torch_dtype(dtype)).eval()
+
+
+def configured(spec: Spec) -> PreTrainedConfig:
+    """Its configuration. Raises ValueError for everything that `check` and `folder` refuse, for a model that needs
+    code of its own, and for what is not a causal language model, naming it.
+    """
+    from transformers import AutoConfig
+
+    check(spec)
+    place = folder(spec.source, spec.path, spec.revision)
+    if place is None:
+        return config_of(spec)
+    folders.check(place)
+    with quiet(), _one_line(place):
+        config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    _check_causal(place, config)
+    return config
+
+
+def n_positions(config: PreTrainedConfig) -> int | None:
+    """Where positions are looked up they end with their table; None where they are computed."""
+    computed = getattr(config, "rope_parameters", None)
+    return None if computed else getattr(config, "max_position_embeddings", None)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the bars of Transformers for the reading and writing of a few weights."""
+    """Without the bars and the warnings of Transformers: what matters of them is refused or recorded."""
     from transformers.utils import logging
 
-    was_enabled = logging.is_progress_bar_enabled()
+    was_enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if was_enabled:
             logging.enable_progress_bar()
 
 
 def file_sha256(path: Path) -> str:
+    """Weights are large and every cell of a grid asks, so a file is read once in a process for each state of it.
+
+    A file that changed just now may change again without a later time, and is read every time.
+    """
+    state = path.stat()
+    if time.time_ns() - state.st_mtime_ns < JUST_NOW_NS:
+        return _read_sha256(path)
+    return _kept_sha256(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _kept_sha256(path: Path, size: int, mtime_ns: int) -> str:
+    return _read_sha256(path)
+
+
+def _read_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -109,56 +184,50 @@ def _torch_dtype(name: str) -> torch.dtype:
     return getattr(torch, name)
 
 
-def _pretrained(spec: ModelSpec, dtype: torch.dtype, device: str) -> PreTrainedModel:
+def _pretrained(place: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """Raises ValueError where a weight is missing or has another shape: Transformers would make up random numbers."""
     from transformers import AutoModelForCausalLM
 
-    with quiet(), _one_line(spec):
-        model = AutoModelForCausalLM.from_pretrained(
-            **_source(spec), dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+    with quiet(), _one_line(place):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            place, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True,
+            trust_remote_code=False, output_loading_info=True,
+        )  # fmt: skip
+    model, found = loaded
+    lacking = sorted(found["missing_keys"] | {name for name, *_ in found["mismatched_keys"]})
+    if lacking:
+        raise ValueError(
+            f"model.path={place}: {len(lacking)} weights of {type(model).__name__} are missing or have another shape "
+            f"({lacking[0]}); valid: the folder of exactly this model"
         )
-        return model.to(device)  # type: ignore[arg-type]  # the decorated method loses its signature
+    return model.to(device)
 
 
-def _pretrained_config(spec: ModelSpec) -> PreTrainedConfig:
-    from transformers import AutoConfig
+def _check_causal(place: Path, config: PreTrainedConfig) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    with _one_line(spec):
-        return AutoConfig.from_pretrained(**_source(spec))
-
-
-def _source(spec: ModelSpec) -> dict[str, Any]:
-    """Where Transformers finds it; a local folder needs no network, and no model brings code of its own."""
-    assert spec.path is not None
-    local = spec.source == "checkpoint" or _looks_local(spec.path)
-    return {
-        "pretrained_model_name_or_path": folder_of(spec.path) if local else spec.path,
-        "local_files_only": local,
-        "trust_remote_code": False,
-    }
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    saved = (getattr(config, "architectures", None) or [known or type(config).__name__])[0]
+    valid = "a decoder that predicts the next token"
+    if known is None or config.is_encoder_decoder or not saved.endswith((known, *CAUSAL)):
+        raise ValueError(f"model.path={place}: {saved} is not a causal language model; valid: {valid}")
+    if method := (getattr(config, "quantization_config", None) or {}).get("quant_method"):
+        raise ValueError(f"model.path={place}: its weights are quantised ({method}); valid: unquantised weights")
+    if config.get_text_config() is not config:
+        raise ValueError(f"model.path={place}: {saved} is a language model inside a larger one; valid: {valid} alone")
 
 
 @contextmanager
-def _one_line(spec: ModelSpec) -> Iterator[None]:
+def _one_line(place: Path) -> Iterator[None]:
     """The errors of Transformers as one of ours."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = " ".join(str(error).split())[:300]
-        valid = "a folder or hub id of a causal LM in safetensors, or model.source=random where the shape is enough"
-        raise ValueError(f"model.path={spec.path}: cannot be loaded ({why}); valid: {valid}") from None
+        valid = "a causal LM that Transformers knows by itself, with a readable config.json"
+        raise ValueError(f"model.path={place}: cannot be loaded ({why}); valid: {valid}") from None
 
 
-def _looks_local(path: str) -> bool:
+def _is_local(source: str, path: str) -> bool:
     """Hub ids have one slash at most and never start like a path."""
-    return path.startswith((".", "/", "~")) or path.count("/") > 1 or folder_of(path).exists()
-
-
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise ValueError(f"model.path={folder}: no such folder; valid: a folder with config.json and {WEIGHTS}")
-    if not any(folder.glob("*.safetensors")):
-        pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
-        why = f"only pickled weights ({pickles[0]}), which can run code" if pickles else "no weights"
-        raise ValueError(f"model.path={folder}: {why}; valid: a folder with config.json and {WEIGHTS}")
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"model.path={folder}: no config.json; valid: a folder with config.json and {WEIGHTS}")
+    return source == "checkpoint" or path.startswith((".", "/", "~")) or path.count("/") > 1 or folder_of(path).exists()

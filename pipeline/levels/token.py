@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import zlib
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +14,13 @@ from hydra.utils import instantiate
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline import corpus, models, quality, timing
+from pipeline import models, quality, timing
+from pipeline.checks import check_positions
 from pipeline.config import Experiment
 from pipeline.decoding import Decoder
 from pipeline.memory import Ceilings, available_bytes, measured_ceilings, predict, prefill_flop
+from pipeline.prompts import prompts
 from pipeline.record import Cell, Cost, Predicted, Quality
-from pipeline.tasks import recall_items
 
 _loaded: dict[tuple[object, ...], models.LoadedModel] = {}  # the last one: a grid stays with one model
 
@@ -32,6 +34,50 @@ class Measured:
     quality: Quality | None = None
     skipped: str = ""
     remedy: str = ""
+
+
+def dry_run(experiment: Experiment) -> None:
+    """Everything but weights and numbers: prompts are made, and shapes go through the model and both caches.
+
+    Raises ValueError, one line, for what no cell could measure: see `models.configured` and `prompts`, positions that
+    end too early, and attention or layers that a technique cannot take over. What is skipped for a package that is
+    missing, and what depends on data, shows when it is measured.
+    """
+    workload = experiment.workload
+    model = models.outline(experiment.model, experiment.dtype)
+    check_positions(experiment, models.n_positions(model.config))
+    for cell in experiment.cells():
+        if "quality" in workload.measure:
+            given = prompts(experiment.model, workload, cell, n_items=1)
+            check_positions(experiment, models.n_positions(model.config), given.longest_question)
+            _check_vocabulary(experiment, model, given.highest_id)
+        arms = _arms(model, cell, experiment)
+        for new_decoder in (arms.technique, arms.full):
+            _try(new_decoder, model, cell)
+
+
+def _check_vocabulary(experiment: Experiment, model: PreTrainedModel, highest_id: int) -> None:
+    if highest_id >= model.config.vocab_size:
+        raise ValueError(
+            f"model.path={experiment.model.path}: tokenizer.json gives ids up to {highest_id}, the model knows "
+            f"{model.config.vocab_size}; valid: the tokenizer of this model"
+        )
+
+
+def _try(new_decoder: quality.NewDecoder, model: PreTrainedModel, cell: Cell) -> None:
+    """A prompt and one step on the meta device, where they take no memory and hardly any time."""
+    name = type(model).__name__
+    try:
+        with models.quiet(), new_decoder(1) as decoder:
+            for n_tokens in (cell.seq_len, 1):
+                decoder.feed(torch.zeros(cell.batch, n_tokens, dtype=torch.long, device="meta"))
+    except (ImportError, RuntimeError):  # RuntimeError: also what is not implemented, and what asks tensors for values
+        return
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        why = " ".join(str(error).split())
+        if isinstance(error, ValueError) and re.match(r"[\w.]+=", why):
+            raise ValueError(why) from None
+        raise ValueError(f"model={name}: {why}; valid: a causal LM with plain attention in all layers") from None
 
 
 def measure_cell(cell: Cell, experiment: Experiment) -> Measured:
@@ -55,8 +101,7 @@ def _too_much(outlined: Bench) -> Measured | None:
         return Measured(
             outlined.predicted,
             skipped=f"needs at least {needed:,} bytes for weights and caches, available are {available:,.0f}",
-            remedy="a smaller model, dtype, workload.seq_len or workload.batch; or free memory, delete this record "
-            "and run again",
+            remedy="a smaller model, dtype, workload.seq_len or workload.batch; or free memory and run again",
         )
     needed_s, allowed_s = outlined.least_s(), outlined.experiment.profile.max_cell_s
     if needed_s > allowed_s:
@@ -89,13 +134,7 @@ class Bench:
 
     @classmethod
     def _with(cls, model: PreTrainedModel, cell: Cell, experiment: Experiment) -> Bench:
-        technique = instantiate(experiment.resolved["engine"]["cache"])
-        full = instantiate(_baseline(experiment.resolved))
-        arms = quality.Arms(
-            technique=partial(_new_decoder, model, technique, cell.kv_budget),
-            full=partial(_new_decoder, model, full, None),
-        )
-        return cls(cell, experiment, model, arms, measured_ceilings(model.dtype, cell.device))
+        return cls(cell, experiment, model, _arms(model, cell, experiment), measured_ceilings(model.dtype, cell.device))
 
     @property
     def predicted(self) -> Predicted:
@@ -111,7 +150,8 @@ class Bench:
         predicted, full = self.predicted, self.predicted_full.kv_bytes_held
         weights = predicted.weight_bytes if self.model.device.type == "meta" else 0
         workload = self.experiment.workload
-        three_arms = ("cost" in workload.measure) * (predicted.kv_bytes_held + 2 * full)
+        copied = max(predicted.kv_bytes_held, full)  # one at a time, where the memory of steps is counted
+        three_arms = ("cost" in workload.measure) * (predicted.kv_bytes_held + 2 * full + copied)
         n_rows = min(quality.BATCH, max(workload.n_items, workload.n_text_streams))
         one_arm = ("quality" in workload.measure) * n_rows * full // self.cell.batch
         return weights + max(three_arms, one_arm)
@@ -148,23 +188,19 @@ class Bench:
         )
 
     def quality(self) -> Quality:
-        """Raises ValueError for a model that came without a tokenizer."""
-        loaded = _load(self.experiment, self.cell)
-        if loaded.tokenizer_path is None:
-            raise ValueError(f"model={loaded.name}: has no tokenizer.json, so no text; valid: workload=cost")
-        text = corpus.held_out_tokens(loaded.tokenizer_path)
-        cell, workload = self.cell, self.experiment.workload
-        resampling = quality.Resampling(self.experiment.profile.n_bootstrap, cell.seed)
-        tasks = []
-        for task in workload.tasks:
-            items = recall_items(task, cell.seq_len, workload.n_items, cell.seed, text)
-            tasks += [quality.recall(self.arms, task, items, protocol, resampling) for protocol in quality.PROTOCOLS]
+        """Raises ValueError for everything that `prompts` refuses."""
+        workload = self.experiment.workload
+        given = prompts(self.experiment.model, workload, self.cell, workload.n_items)
+        resampling = quality.Resampling(self.experiment.profile.n_bootstrap, self.cell.seed)
+        tasks = [
+            quality.recall(self.arms, task, items, protocol, resampling)
+            for task, items in given.items.items()
+            for protocol in quality.PROTOCOLS
+        ]
         streaming = None
-        if workload.n_text_streams:
-            n_scored = min(workload.n_text_tokens, cell.seq_len // 2)  # the other half is there to be evicted from
-            streams = quality.text_streams(text, cell.seq_len, workload.n_text_streams, n_scored)
-            streaming = quality.streaming_text(self.arms, streams, n_scored, resampling)
-        return Quality(corpus_sha256=corpus.corpus_sha256(), tasks=tasks, text=streaming)
+        if given.streams is not None:
+            streaming = quality.streaming_text(self.arms, given.streams, given.n_scored, resampling)
+        return Quality(text_source=given.text.source, text_sha256=given.text.sha256, tasks=tasks, text=streaming)
 
     def _predict(self, *, kv_budget: int | None, recomputes: bool) -> Predicted:
         return predict(
@@ -197,14 +233,16 @@ class Bench:
         return torch.randint(vocab_size, (self.cell.batch, n), generator=generator).to(self.cell.device)
 
 
+def _arms(model: PreTrainedModel, cell: Cell, experiment: Experiment) -> quality.Arms:
+    technique, full = (instantiate(experiment.resolved[arm]["cache"]) for arm in ("strategy", "baseline"))
+    return quality.Arms(
+        technique=partial(_new_decoder, model, technique, cell.kv_budget),
+        full=partial(_new_decoder, model, full, None),
+    )
+
+
 def _new_decoder(model: Any, build: Any, kv_budget: int | None, headroom: int) -> Decoder:
     return Decoder(model, build(model=model, kv_budget=kv_budget, headroom=headroom))
-
-
-def _baseline(resolved: dict[str, Any]) -> dict[str, Any]:
-    """The engine's cache with every axis as the baseline strategy has it."""
-    cache = resolved["engine"]["cache"]
-    return {name: resolved["baseline"].get(name, value) for name, value in cache.items()}
 
 
 def _outline(experiment: Experiment, cell: Cell) -> PreTrainedModel:

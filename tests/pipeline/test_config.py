@@ -48,6 +48,37 @@ def test_any_axis_can_be_exchanged(experiment):
     assert changed.scorer["_target_"].endswith("SinkScorer")
 
 
+def test_a_cache_takes_all_axes_or_none(experiment):
+    assert experiment("strategy=hf_dynamic").strategy.scorer is None
+    with pytest.raises(
+        ValueError, match=r"^strategy.cache=.*dynamic_cache: takes no axes, got scorer; valid: strategy/cache=slots"
+    ):
+        experiment("strategy=hf_dynamic", "+strategy/scorer=random")
+    with pytest.raises(ValueError, match=r"^strategy.cache=.*dynamic_cache: takes no axes, got allocation, .*; valid"):
+        experiment("strategy=full", "strategy/cache=hf_dynamic")
+
+
+def test_what_the_command_line_changed_of_a_cache_is_part_of_the_name(experiment):
+    assert experiment("strategy=hf_quantized").strategy.variant == "hf_quantized"
+    changed = experiment("strategy=hf_quantized", "strategy.cache.nbits=2", "strategy.cache.backend=hqq").strategy
+    assert changed.variant == "hf_quantized+cache.backend=hqq+cache.nbits=2"
+    assert experiment("strategy=hf_sliding", "strategy/cache=kvpress").strategy.variant == "hf_sliding+cache=kvpress"
+
+
+@pytest.mark.parametrize("budget", ["strategy.kv_budget=64", "strategy.keep_ratio=0.5"])
+def test_a_cache_that_never_evicts_takes_no_budget(experiment, budget):
+    assert experiment("strategy=hf_sliding", budget)
+    for technique, valid in (("hf_dynamic", "null$"), ("full", "null, or another strategy/schedule$")):
+        with pytest.raises(ValueError, match=f"{technique} never evicts; valid: {valid}"):
+            experiment(f"strategy={technique}", budget)
+
+
+def test_any_cache_can_be_the_baseline(experiment):
+    against = experiment("strategy=sliding_window", "strategy@baseline=hf_dynamic")
+    assert against.baseline.cache["_target_"].endswith("dynamic_cache")
+    assert "scorer" in against.strategy.cache
+
+
 def test_baseline_does_not_follow_the_strategy(experiment):
     baseline = experiment("strategy=sliding_window", "strategy/scorer=sinks").baseline
     assert baseline.name == "full"
@@ -92,7 +123,7 @@ def test_a_task_that_does_not_fit_its_length_is_refused_with_its_minimum(experim
 
 def test_positions_of_a_local_folder_are_those_of_its_config(experiment, tmp_path):
     """Looked-up positions (GPT-2) end hard, rotary ones do not, whatever the YAML knows of them."""
-    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")  # whole, and empty
     asked = ("model=hub", f"model.path={tmp_path}", "workload=cost", "profile=smoke")
     write = (tmp_path / "config.json").write_text
     write('{"model_type": "gpt2", "n_positions": 256}')
@@ -102,7 +133,7 @@ def test_positions_of_a_local_folder_are_those_of_its_config(experiment, tmp_pat
     write('{"model_type": "llama", "max_position_embeddings": 256}')
     checks.check_shape(experiment(*asked, "workload.seq_len=252"))
     write('{"model_type": "poem"}')
-    with pytest.raises(ValueError, match=f"model.path={tmp_path}: .*; valid: a folder with a readable config.json"):
+    with pytest.raises(ValueError, match=f"model.path={tmp_path}: .*; valid: .* a readable config.json"):
         checks.check_shape(experiment(*asked))
 
 

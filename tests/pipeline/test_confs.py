@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config import Experiment
+from pipeline.config import AXES, Experiment
 from pipeline.fingerprint import targets
 from pipeline.refusals import CONF
 
@@ -73,13 +73,15 @@ def test_every_technique_fits_every_profile_and_workload(experiment, profile, wo
         assert this.workload.n_text_tokens // 2 <= max(this.workload.seq_len)
 
 
-def test_every_strategy_lists_every_axis():
-    axes = {folder.name for folder in (CONF / "strategy").iterdir() if folder.is_dir()}
+def test_every_strategy_lists_its_cache_and_every_axis_that_it_takes():
+    axes = {folder.name for folder in (CONF / "strategy").iterdir() if folder.is_dir()} - {"cache"}
+    assert axes == set(AXES)
     for file in (CONF / "strategy").glob("*.yaml"):
-        listed = {
-            key for default in OmegaConf.load(file).defaults if isinstance(default, DictConfig) for key in default
-        }
-        assert listed == axes, file.name
+        listed = dict(
+            item for default in OmegaConf.load(file).defaults if default != "_self_" for item in default.items()
+        )
+        cache = OmegaConf.load(CONF / "strategy" / "cache" / f"{listed.pop('cache')}.yaml")
+        assert set(listed) == axes & set(cache), file.name
 
 
 def test_automatic_profile_follows_the_hardware(monkeypatch):

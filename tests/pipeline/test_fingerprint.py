@@ -104,12 +104,13 @@ def test_weights_configuration_and_tokenizer_count_and_how_they_were_trained_doe
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = tmp_path / "trained"
     folder.mkdir()
-    for name in ("model.safetensors", "config.json"):
-        (folder / name).write_text("one")
+    weights, others = b"\x02\0\0\0\0\0\0\0{}", b"\x04\0\0\0\0\0\0\0{}  "  # two ways to hold nothing
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "config.json").write_text("one")
     this = experiment("model=tiny", "model.path='~/trained'", "workload=cost", "workload.seq_len=64")
     seen = {fingerprint.fingerprint(this.resolved, this.cells()[0], HARDWARE)}
     for name in ("training.json", "README.md", "model.safetensors", "config.json", "tokenizer.json"):
-        (folder / name).write_text("two")
+        (folder / name).write_bytes(others)
         seen.add(fingerprint.fingerprint(this.resolved, this.cells()[0], HARDWARE))
     assert len(seen) == 1 + 3
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline.config import Model
+from pipeline.config import Model, Tracking
 from pipeline.tasks import TASKS
 
 Count = Annotated[int, Field(gt=0)]
@@ -66,6 +66,7 @@ class Training(_Frozen):
     """What `python -m pipeline.train` was asked to do."""
 
     model: Model
+    tracking: Tracking
     seed: Annotated[int, Field(ge=0)]
     n_seeds: Count
     n_threads: Count

@@ -2,94 +2,226 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline import ROOT
-from pipeline.config import Experiment
-from pipeline.record import Record
+from pipeline import ROOT, hardware, metrics
+from pipeline.config import Experiment, Tracking
+from pipeline.judgement import Gate
+from pipeline.reachable import no_answer
+from pipeline.record import Record, path_of, write
 
 if TYPE_CHECKING:
     import wandb
+
+LONGEST_TAG, LONGEST_NAME = 64, 128
+
+
+def check(tracking: Tracking) -> None:
+    """Raises ValueError where a run should be followed and cannot be."""
+    if tracking.mode == "disabled":
+        return
+    spec = importlib.util.find_spec("wandb")
+    if spec is None or spec.origin is None:  # without origin it is our folder of runs, not the package
+        raise ValueError(
+            f"tracking={tracking.name}: wandb is not installed; valid: tracking=disabled, or after `pip install wandb`"
+        )
 
 
 class Tracker:
     """Follows one grid; without a W&B run it does nothing."""
 
-    def __init__(self, run: wandb.Run | None = None) -> None:
+    def __init__(self, run: wandb.Run | None = None, several_batches: bool = False) -> None:
         self._run = run
+        self._several_batches = several_batches
+        self._records: list[Record] = []
 
     @property
     def path(self) -> Path | None:
-        return Path(self._run.dir).parent if self._run else None
+        return _folder(self._run) if self._run else None
 
     def log(self, record: Record) -> None:
+        """Measured now or before: the run shows the whole grid."""
         if self._run:
-            self._run.log(_row(record))
-            self._run.summary[f"status/{record.cell.slug}"] = record.status
+            self._records.append(record)
+            for row in [metrics.cell_row(record, self._several_batches), *metrics.step_rows(record)]:
+                self._run.log(row)
+            self._run.summary.update(metrics.headlines(record) | metrics.counts(self._records))
+
+    def attach(self) -> None:
+        """The records as they are on disk, and the figures drawn from them."""
+        if self._run and self._records:
+            records, figures = _files(self._records)
+            _attach(self._run, "record", records)
+            _attach(self._run, "figures", figures)
+
+
+class TrainingTracker:
+    """Follows the training of one seed; without a W&B run it does nothing."""
+
+    def __init__(self, run: wandb.Run | None) -> None:
+        self._run = run
+
+    def log(self, step: int, point: Mapping[str, float], learning_rate: float) -> None:
+        if self._run:
+            self._run.log(metrics.training_row(step, point, learning_rate))
+
+    def judge(self, gates: list[Gate]) -> None:
+        if self._run:
+            self._run.summary.update(metrics.gates(gates) | {"passed": all(gate.passed for gate in gates)})
+
+    def attach(self, story: Path) -> None:
+        """How the checkpoint came to be; its weights are in git."""
+        if self._run:
+            _attach(self._run, "training", {story.name: story.read_bytes()})
 
 
 @contextmanager
-def track(experiment: Experiment, folder: Path = ROOT) -> Iterator[Tracker]:
-    if experiment.tracking.mode == "disabled":
-        yield Tracker()
+def track(experiment: Experiment) -> Iterator[Tracker]:
+    cells = experiment.cells()
+    cell = cells[0]
+    with _followed(
+        experiment.tracking,
+        metrics.CELL_AXES,
+        group=f"{cell.level}-{experiment.profile.name}",
+        job_type=cell.level,
+        name=f"{cell.model}-{cell.strategy}-{cell.workload}",
+        tags=(cell.level, cell.model, experiment.strategy.name, cell.workload, cell.device, cell.dtype),
+        config=experiment.model_dump(exclude={"tracking", "results_dir"}),
+    ) as run:
+        tracker = Tracker(run, several_batches=len({cell.batch for cell in cells}) > 1)
+        yield tracker
+        tracker.attach()
+
+
+@contextmanager
+def track_training(tracking: Tracking, model: str, seed: int, config: dict[str, Any]) -> Iterator[TrainingTracker]:
+    with _followed(
+        tracking,
+        metrics.TRAINING_AXES,
+        group=f"train-{model}",
+        job_type="train",
+        name=f"{model}-seed{seed}",
+        tags=("train", model),
+        config=config | {"seed": seed},
+    ) as run:
+        yield TrainingTracker(run)
+
+
+@contextmanager
+def _followed(
+    tracking: Tracking, axes: Mapping[str, str], *, tags: tuple[str, ...], **named: Any
+) -> Iterator[wandb.Run | None]:
+    """A started run, its charts drawn against `axes`; marked as failed where its block raises."""
+    if tracking.mode == "disabled":
+        yield None
         return
-    run = _start(experiment, folder)
-    try:
-        yield Tracker(run)
-    finally:
-        run.finish()
+    named["config"] |= {"hardware_id": hardware.hardware_id()}
+    named["tags"] = [tag[:LONGEST_TAG] for tag in dict.fromkeys(tags)]
+    folder = os.environ.get("WANDB_DIR", ROOT)
+    with _start(tracking, dir=folder, project=tracking.project, **named) as run:
+        for axis in sorted(set(axes.values())):
+            run.define_metric(axis, hidden=True, summary="none")
+        for section, axis in axes.items():
+            run.define_metric(f"{section}*", step_metric=axis, summary=metrics.SUMMARY_OVER[axis])
+        yield run
 
 
-def _start(experiment: Experiment, folder: Path) -> wandb.Run:
+def _start(tracking: Tracking, **named: Any) -> wandb.Run:
+    """Online where a server answers and knows us, else offline; never asks."""
+    # Else wandb would report errors and usage of its own, also from offline runs.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
-    mode = experiment.tracking.mode
-    try:
-        return _init(experiment, folder, mode)
-    except (wandb.errors.Error, OSError) as error:
-        if mode == "offline":
-            raise
-        warnings.warn(f"tracking=online: {error}; following this run offline", stacklevel=2)
-        return _init(experiment, folder, "offline")
+    wandb.setup(wandb.Settings(silent=True))
+    if tracking.mode == "online":
+        why_not = _why_not_online(tracking.timeout_s)
+        try:
+            if not why_not:
+                return _init("online", tracking.timeout_s, **named)
+        except wandb.Error as error:
+            why_not = _first_line(error)
+        print(f"tracking=online: {why_not}; following offline, `wandb sync` sends it later", file=sys.stderr)
+    return _init("offline", tracking.timeout_s, **named)
 
 
-def _init(experiment: Experiment, folder: Path, mode: Any) -> wandb.Run:
+def _init(mode: Literal["online", "offline"], timeout_s: float, **named: Any) -> wandb.Run:
+    """Neither the environment, nor the command line, nor code, packages or repository are collected: they may hold
+    secrets."""
     import wandb
 
-    # Neither the environment, nor the command line, nor the repository is collected: they may hold secrets.
     quiet = wandb.Settings(
         silent=True,
         console="off",
+        host="",
         disable_git=True,
         disable_code=True,
+        label_disable=True,
+        x_disable_machine_info=True,
         x_disable_meta=True,
         x_disable_stats=True,
-        init_timeout=experiment.tracking.init_timeout_s,
+        x_disable_viewer=True,
+        x_save_requirements=False,
+        init_timeout=timeout_s,
+        finish_timeout=10 * timeout_s,
     )
-    return wandb.init(
-        mode=mode,
-        dir=folder,
-        project=experiment.tracking.project,
-        group=f"{experiment.level.name}-{experiment.profile.name}",
-        job_type=experiment.level.name,
-        name=f"{experiment.model.name}-{experiment.strategy.name}-{experiment.workload.name}",
-        config=experiment.model_dump(exclude={"tracking", "results_dir"}),
-        settings=quiet,
-    )
+    return wandb.init(mode=mode, settings=quiet, **named)
 
 
-def _row(record: Record) -> dict[str, Any]:
-    row: dict[str, Any] = {"seq_len": record.cell.seq_len, "batch": record.cell.batch, "wall_s": record.wall_s}
-    if record.cost:
-        arm = record.cost.technique
-        row |= {"cost/ttft_s": arm.ttft_s_p50, "cost/tpot_s": arm.tpot_s_p50}
-        row |= {"cost/tpot_ratio": record.cost.tpot_ratio.estimate, "cost/kv_bytes_held": arm.kv_bytes_held[-1]}
-    for task in record.quality.tasks if record.quality else []:
-        row[f"quality/{task.protocol}/{task.task}"] = task.accuracy
-    if record.quality and record.quality.text:
-        row["quality/text_nll"] = record.quality.text.nll
-    return row
+def _why_not_online(timeout_s: float) -> str:
+    """Empty where a server answers and somebody is logged in. wandb itself would wait longer, at its end too."""
+    import wandb
+
+    url = wandb.setup().settings.base_url
+    try:
+        return no_answer(url, timeout_s) or ("" if wandb.login(prompt=False, verify=False) else "nobody is logged in")
+    except wandb.Error as error:
+        return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _folder(run: wandb.Run) -> Path:
+    return Path(run.dir).parent
+
+
+def _files(records: list[Record]) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Record files and figures by name, from a folder with these records alone. The figures import matplotlib."""
+    from pipeline.report import drawing, evidence, figures
+
+    with TemporaryDirectory() as folder:
+        results = Path(folder)
+        for record in records:
+            write(record, path_of(record.cell, results, record.environment["hardware_id"]))
+        written = {str(path.relative_to(results)): path.read_bytes() for path in sorted(results.rglob("*.json"))}
+        rows = evidence.load(results)
+    drawn = [*figures.of_setting(rows, evidence.labels(rows)), *figures.of_technique(rows)]
+    return written, {f"{name}.png": drawing.save(figure)["png"] for name, _, figure in drawn}
+
+
+def _attach(run: wandb.Run, kind: str, files: Mapping[str, bytes]) -> None:
+    """Copies lie in the folder of the run: it can be synced later, and wandb keeps nothing in the user's home."""
+    import wandb
+
+    if not files:
+        return
+    # The name stays from run to run, so that what is measured anew is another version of it.
+    artifact = wandb.Artifact(re.sub(r"[^\w.-]+", "-", f"{kind}-{run.name}")[:LONGEST_NAME], type=kind)
+    for name, content in files.items():
+        path = _folder(run) / kind / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        artifact.add_file(str(path), name, policy="immutable", skip_cache=True)
+    try:
+        run.log_artifact(artifact)
+    except wandb.Error as error:  # online, and the server has gone meanwhile
+        print(f"W&B: {_first_line(error)}; {kind} stays in {_folder(run) / kind}", file=sys.stderr)

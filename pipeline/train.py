@@ -18,22 +18,25 @@ from typing import TYPE_CHECKING, Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from pipeline import fingerprint, hardware, models, shapes
+from pipeline import fingerprint, hardware, models, shapes, tracking
 from pipeline.refusals import CONF, refusals
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from pipeline.judgement import Gate
     from pipeline.recipe import Training
+    from pipeline.tracking import TrainingTracker
     from pipeline.trainer import Trainer
 
 USAGE = """usage: python -m pipeline.train [model=NAME] [seed=N] [n_seeds=N] [n_threads=N] [recipe.FIELD=VALUE ...]
 
 Trains an embedded model from scratch and writes its checkpoint; conf/train.yaml holds the recipe."""
 STORY = "training.json"
-# Saying errors, hashing, loading and judging have no part in the weights.
-NO_PART = ("refusals", "fingerprint", "models", "gates")
+# Saying errors, hashing, loading, judging and following have no part in the weights.
+NO_PART = ("refusals", "fingerprint", "models", "gates", "tracking")
 
 
 def main(arguments: list[str]) -> int:
@@ -46,6 +49,8 @@ def main(arguments: list[str]) -> int:
     if is_up_to_date(training):
         print(f"{training.model.path} is up to date")
         return 0
+    with refusals():
+        tracking.check(training.tracking)
     return train(training, config)
 
 
@@ -81,39 +86,62 @@ def train(training: Training, config: PreTrainedConfig) -> int:
     """0 when a seed passed every gate; 1, with the old checkpoint untouched, when none did."""
     import torch
 
-    from pipeline import corpus, gates
+    from pipeline import corpus
 
     torch.set_num_threads(training.n_threads)
     tokenizer, text = corpus.training_text()
-    held_out = corpus.encode_held_out(tokenizer)
     for seed in range(training.seed, training.seed + training.n_seeds):
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
-        model = shapes.random_model(config, torch.float32, "cpu", seed)
-        trainer = _fit(model, training, text, seed)
-        wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
-        judged = gates.judge(model.eval(), held_out)
-        gates.show(judged)
-        if all(gate.passed for gate in judged):
-            folder = models.folder_of(training.model.path or "")
-            story = _story(training, trainer, judged) | {"seed": seed, "wall_s": wall_s, "cpu_s": cpu_s}
-            save(model, tokenizer.to_str(pretty=True), story, folder)
-            print(f"seed {seed} passed every gate; checkpoint in {folder}")
+        if _attempt(training, config, seed, tokenizer, text):
+            print(f"seed {seed} passed every gate; checkpoint in {models.folder_of(training.model.path or '')}")
             return 0
         print(f"seed {seed} failed a gate", file=sys.stderr)
     print(f"no seed passed; {training.model.path} is as it was", file=sys.stderr)
     return 1
 
 
-def _fit(model: PreTrainedModel, training: Training, text: Any, seed: int) -> Trainer:
+def _attempt(training: Training, config: PreTrainedConfig, seed: int, tokenizer: Tokenizer, text: Tensor) -> bool:
+    """Train one seed, judge it, and save it if it passed."""
+    import torch
+
+    from pipeline import corpus, gates
+
+    config_of_run = training.model_dump(exclude={"tracking"})
+    with tracking.track_training(training.tracking, training.model.name, seed, config_of_run) as tracker:
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        model = shapes.random_model(config, torch.float32, "cpu", seed)
+        trainer = _fit(model, training, text, seed, tracker)
+        wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+        judged = gates.judge(model.eval(), corpus.encode_held_out(tokenizer))
+        gates.show(judged)
+        tracker.judge(judged)
+        passed = all(gate.passed for gate in judged)
+        if passed:
+            folder = models.folder_of(training.model.path or "")
+            story = _story(training, trainer, judged) | {"seed": seed, "wall_s": wall_s, "cpu_s": cpu_s}
+            save(model, tokenizer.to_str(pretty=True), story, folder)
+            tracker.attach(folder / STORY)
+    return passed
+
+
+def _fit(model: PreTrainedModel, training: Training, text: Tensor, seed: int, tracker: TrainingTracker) -> Trainer:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from pipeline.trainer import Trainer
 
     trainer = Trainer(model, training.recipe, text, seed)
+    n_steps = sum(phase.n_steps for phase in training.recipe.phases)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
-        bar = progress.add_task(f"seed {seed}", total=sum(phase.n_steps for phase in training.recipe.phases))
-        trainer.run(lambda done, label: progress.update(bar, completed=done, description=f"seed {seed}, {label}"))
+        bar, n_logged = progress.add_task(f"seed {seed}", total=n_steps), 0
+
+        def report(done: int, label: str) -> None:
+            nonlocal n_logged
+            progress.update(bar, completed=done, description=f"seed {seed}, {label}")
+            for point in trainer.curve[n_logged:]:
+                tracker.log(done, point, trainer.optimizer.param_groups[0]["lr"])
+            n_logged = len(trainer.curve)
+
+        trainer.run(report)
     return trainer
 
 

@@ -33,7 +33,7 @@ class Trainer:
         self.n_tokens = 0
 
     def run(self, report: Callable[[int, str], None]) -> None:
-        """`report(steps done, what goes on)` is called after every step."""
+        """`report(steps done, what goes on)` is called after every step, with the curve as far as it goes."""
         n_before = 0
         for index, phase in enumerate(self.recipe.phases):
             self._phase(phase, index, n_before, report)
@@ -45,9 +45,9 @@ class Trainer:
             batch = batches.draw(phase, self.recipe.max_gap, self.text, self.rng)
             measured = self._step(batch, self._learning_rate(index, step))
             accuracy = MEMORY * accuracy + (1 - MEMORY) * measured.get("accuracy", accuracy)
-            report(n_before + step, f"{phase.seq_len} tokens, recall {accuracy:.2f}")
             if step % CURVE_STEPS == 0:
                 self.curve.append({"seq_len": phase.seq_len, "step": step, "running_accuracy": accuracy, **measured})
+            report(n_before + step, f"{phase.seq_len} tokens, recall {accuracy:.2f}")
             if solved is None and accuracy >= self.recipe.formed_accuracy:
                 solved = step
                 if phase.ends_when_formed:

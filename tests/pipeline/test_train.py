@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from pipeline import ROOT, batches, corpus, gates, models, shapes, tasks, train
 from pipeline.batches import GROUPS
@@ -14,12 +15,20 @@ from pipeline.gates import recall_accuracy
 from pipeline.recipe import Phase
 from pipeline.tasks import ASK, IGNORED, N_KEYS
 from pipeline.trainer import Trainer
+from tests.pipeline import run_file
 
 TEXT = torch.randint(0, 1024, (5000,), generator=torch.Generator().manual_seed(0))
 SHORT = (
     "recipe.phases=[{seq_len: 64, n_steps: 4, batch: 8, gaps: 0.5, asked_twice: 0.5, ends_when_formed: false,"
     " mixture: ${recipe.mixture}}]"
 )
+TWO_PHASES = (
+    "recipe.phases=[{seq_len: 64, n_steps: 40, batch: 4, gaps: 0, asked_twice: 0, ends_when_formed: false,"
+    " mixture: ${recipe.mixture}}, {seq_len: 96, n_steps: 20, batch: 4, gaps: 0, asked_twice: 0,"
+    " ends_when_formed: false, mixture: ${recipe.mixture}}]"
+)
+# Where its curve has points, and the learning rate there: warming up, warm, and at the end of the cosine.
+SCHEDULE = (20, 40, 60), (1e-3, 2e-3, pytest.approx(1e-4))
 FIRST_PHASE = (
     "recipe.phases=[{seq_len: 32, n_steps: STEPS, batch: 64, gaps: 0, asked_twice: 0, ends_when_formed: true,"
     " mixture: {repeats: 0.5, multi_query: 0.5}}]"
@@ -126,9 +135,33 @@ def test_a_seed_that_fails_its_gates_leaves_the_old_checkpoint(tmp_path, monkeyp
     monkeypatch.setattr(gates, "judge", partial(gates.judge, n_items=4))
     monkeypatch.setattr(corpus, "training_text", lambda: (None, TEXT))
     monkeypatch.setattr(corpus, "encode_held_out", lambda tokenizer: TEXT)
-    assert train.main([SHORT, f"model.path={tmp_path}", "n_seeds=1"]) == 1
+    assert train.main([SHORT, f"model.path={tmp_path}", "n_seeds=1", "tracking=disabled"]) == 1
     assert (tmp_path / "model.safetensors").read_bytes() == b"old"
     assert "seed 0 failed a gate" in capsys.readouterr().err
+
+
+def test_a_training_is_followed_step_by_step(tmp_path, monkeypatch):
+    """What W&B has is the curve of training.json, counted over the phases; gates that anything passes."""
+    tokenizer = Tokenizer.from_file(str(ROOT / "models/tiny/tokenizer.json"))
+    monkeypatch.setattr(corpus, "training_text", lambda: (tokenizer, TEXT))
+    monkeypatch.setattr(gates, "judge", partial(gates.judge, n_items=4))
+    monkeypatch.setattr(gates, "RECALL_BOUNDS", {("single_needle", 64): 0.0})
+    monkeypatch.setattr(gates, "TEXT_BOUND", -100.0)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    assert train.main([TWO_PHASES, f"model.path={tmp_path / 'tiny'}", "seed=3"]) == 0
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    story, logged = json.loads((tmp_path / "tiny/training.json").read_text()), run_file.read(folder)
+    curve = [
+        {**point, "train_step": step, "learning_rate": rate}
+        for point, step, rate in zip(story["curve"], *SCHEDULE, strict=True)
+    ]
+    for row, point in zip(logged.history, curve, strict=True):
+        assert {name.rpartition("/")[2]: value for name, value in row.items()} | {"step": point["step"]} == point
+    for gate in story["gates"]:
+        assert logged.summary[f"gate/{gate['name']}_t{gate['seq_len']}"] == gate["value"]
+    assert logged.artifacts == {"training": {"training.json": (tmp_path / "tiny/training.json").read_bytes()}}
+    assert logged.run["job_type"] == "train" and logged.run["display_name"] == "tiny-seed3"
+    assert logged.config["seed"] == 3 and logged.summary["passed"] is True
 
 
 def test_saving_replaces_the_whole_folder_and_a_left_over_of_a_killed_one(tmp_path):

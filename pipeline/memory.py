@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
 from typing import Any
 
 import psutil
 import torch
 from torch import nn
-from torch.autograd.profiler import profile
+from torch.autograd.profiler import profile, record_function
 from transformers import PreTrainedModel
 
 from pipeline.record import Predicted
 
 COPY_BYTES = 256 << 20
+LAP_ENDS = "[lap ends]"  # an event of ours between the profiler's
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler announces itself on stderr, every time
 
 
@@ -138,19 +138,39 @@ def available_bytes(device: str) -> float:
     return float("inf") if device.startswith("cuda") else psutil.virtual_memory().available
 
 
-def peak_growth(run: Callable[[], object], device: str) -> int:
-    """Run it and return the most bytes that tensors took at once on top of what was there before.
+def peak_growths(laps: Iterable[object], device: str) -> list[int]:
+    """Exhaust `laps`; for each item the most bytes that tensors took at once while it was made, on top of what was
+    there before the first.
 
-    Counted by the allocator, so the same run gives the same number; what libraries take behind its back is not in it.
+    Counted by the allocator, so the same work gives the same numbers; what libraries take behind its back is not in it.
     """
-    if device.startswith("cuda"):
+    return _counted_by_cuda(laps) if device.startswith("cuda") else _counted_by_profiler(laps)
+
+
+def _counted_by_cuda(laps: Iterable[object]) -> list[int]:
+    before = torch.cuda.memory_allocated()
+    peaks: list[int] = []
+    torch.cuda.reset_peak_memory_stats()
+    for _ in laps:
+        peaks.append(torch.cuda.max_memory_allocated() - before)
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
+    return peaks
+
+
+def _counted_by_profiler(laps: Iterable[object]) -> list[int]:
     with profile(profile_memory=True) as recorded:
-        run()
+        for _ in laps:
+            with record_function(LAP_ENDS):
+                pass
     assert recorded.kineto_results is not None
-    events = (event for event in recorded.kineto_results.events() if event.name() == "[memory]")
-    changes = (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
-    return max(accumulate(changes, initial=0))
+    kept = (event for event in recorded.kineto_results.events() if event.name() in ("[memory]", LAP_ENDS))
+    peaks: list[int] = []
+    taken = highest = 0
+    for event in sorted(kept, key=lambda event: event.start_ns()):
+        if event.name() == LAP_ENDS:
+            peaks.append(highest)
+            highest = taken
+        else:
+            taken += event.nbytes()
+            highest = max(highest, taken)
+    return peaks

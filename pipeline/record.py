@@ -74,7 +74,9 @@ class Arm(_Frozen):
     step_s: list[float]  # every decode step, in order
     kv_bytes_held: list[int]  # after every decode step; the first entry is right after prefill
     kv_bytes_logical: int  # bytes of the tokens that are kept, after the last step
-    peak_memory_bytes: int | None  # weights + the most that tensors of prefill and the first step added to them
+    peak_memory_bytes: int | None  # the most of step_peak_memory_bytes
+    # Weights + the most that tensors took at once: first in prefill, then in each step; of slow steps in the first few.
+    step_peak_memory_bytes: list[int]
     ttft_s_p50: float
     ttft_s_p90: float
     tpot_s_p50: float
@@ -143,7 +145,8 @@ class TextQuality(_Frozen):
 
 
 class Quality(_Frozen):
-    corpus_sha256: str
+    text_source: str  # of the streams, and of what the needles are hidden in
+    text_sha256: str
     tasks: list[TaskQuality]
     text: TextQuality | None
 
@@ -151,7 +154,7 @@ class Quality(_Frozen):
 class Record(_Frozen):
     """One cell, measured (`ok`), failed (`error`) or not possible here (`skipped`)."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     cell: Cell
     status: Literal["ok", "error", "skipped"]
     reason: str = ""  # why it is not ok

@@ -6,6 +6,7 @@ The unit is the trial: one log-ratio each, and a bootstrap interval over them. A
 
 from __future__ import annotations
 
+import copy
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,12 +19,13 @@ from torch import Tensor
 
 from pipeline import intervals
 from pipeline.decoding import Decoder, require_finite
-from pipeline.memory import Ceilings, peak_growth
+from pipeline.memory import Ceilings, peak_growths
 from pipeline.record import Arm, Cost, Predicted
 
 NewDecoder = Callable[[], Decoder]  # an arm: each call starts afresh
 WARM_UP_TOKENS = 64  # of the prompt, before prefill is timed
 WARM_UP_STEPS = 1  # before decode is timed
+COUNTING_S = 0.7  # after which the memory of no further step is counted; the first one always is
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Samples:
     block_step_s: list[list[float]] = field(default_factory=list)
     kv_bytes_held: list[int] = field(default_factory=list)
     kv_bytes_logical: int = 0
-    peak_growth_bytes: int | None = None
+    peak_growth_bytes: list[int] = field(default_factory=list)  # of prefill with the warm-up, then of each step
 
     @property
     def tpot_s(self) -> list[float]:
@@ -140,6 +142,7 @@ def _measure(
         for name in order:
             decoders.pop(name, None)
             decoders[name] = _time_prefill(arms[name], prompt_BT, warm_up_BN, samples[name])
+    _count_memory(arms, decoders, decode_BN, samples)
     orders = trial_orders(list(arms), plan.n_decode_trials, rng, plan.max_s / 2, at_least=2)
     for order, block_BN in zip(orders, decode_BN.tensor_split(plan.n_decode_trials, dim=1), strict=False):
         for name in order:
@@ -161,21 +164,54 @@ def _time_prefill(new_decoder: NewDecoder, prompt_BT: Tensor, warm_up_BN: Tensor
     device = prompt_BT.device
     watch = Stopwatch(device)
 
-    def run() -> None:
+    def run() -> Iterator[None]:
         with watch.lap():
             logits = decoder.feed(prompt_BT)
             logits.argmax(-1)
         samples.kv_bytes_held = [decoder.kv_bytes_held]
         require_finite(logits, "the timed prefill")
         decoder.teacher_force(warm_up_BN)
+        yield
 
     with decoder:
-        if samples.peak_growth_bytes is None:  # it does not differ between trials, and counting takes a little time
-            samples.peak_growth_bytes = peak_growth(run, device.type)
+        if not samples.peak_growth_bytes:  # it does not differ between trials, and counting takes a little time
+            samples.peak_growth_bytes = peak_growths(run(), device.type)
         else:
-            run()
+            list(run())
     samples.ttft_s += watch.seconds()
     return decoder
+
+
+def _count_memory(
+    arms: Mapping[str, NewDecoder], decoders: Mapping[str, Decoder], decode_BN: Tensor, samples: Mapping[str, Samples]
+) -> None:
+    """The peak memory of the steps that are timed afterwards; of an arm that is there twice, once."""
+    counted: dict[NewDecoder, list[int]] = {}
+    for name, new_decoder in arms.items():
+        if new_decoder not in counted:
+            _copying, *steps = peak_growths(untimed_steps(decoders[name], decode_BN), decode_BN.device.type)
+            counted[new_decoder] = steps
+        samples[name].peak_growth_bytes += counted[new_decoder]
+
+
+def untimed_steps(decoder: Decoder, tokens_BN: Tensor) -> Iterator[None]:
+    """Copy the decoder, then let the copy decode: prefill is not computed again, and the original stays as it is."""
+    shared = {id(part): part for part in _not_copied(decoder)}
+    with copy.deepcopy(decoder, shared) as again:
+        yield
+        started = time.perf_counter()
+        for tokens_B1 in tokens_BN.split(1, dim=1):
+            again.feed(tokens_B1).argmax(-1)
+            yield
+            if time.perf_counter() - started > COUNTING_S:
+                return
+
+
+def _not_copied(decoder: Decoder) -> Iterator[object]:
+    """The model, which every cache belongs to, and a cache's streams, which cannot be copied."""
+    yield from decoder.model.modules()
+    yield from decoder.model.parameters()
+    yield from (part for part in getattr(decoder.cache, "__dict__", {}).values() if isinstance(part, torch.Stream))
 
 
 def _time_decode(decoder: Decoder, tokens_BN: Tensor, samples: Samples) -> None:
@@ -224,14 +260,15 @@ def cost(
 
 def summarise(samples: Samples, batch: int, weight_bytes: int) -> Arm:
     steps = [step for block in samples.block_step_s for step in block]
-    growth = samples.peak_growth_bytes
+    peaks = [weight_bytes + growth for growth in samples.peak_growth_bytes]
     return Arm(
         ttft_s=samples.ttft_s,
         tpot_s=samples.tpot_s,
         step_s=steps,
         kv_bytes_held=samples.kv_bytes_held,
         kv_bytes_logical=samples.kv_bytes_logical,
-        peak_memory_bytes=None if growth is None else weight_bytes + growth,
+        peak_memory_bytes=max(peaks, default=None),
+        step_peak_memory_bytes=peaks,
         ttft_s_p50=float(np.percentile(samples.ttft_s, 50)),
         ttft_s_p90=float(np.percentile(samples.ttft_s, 90)),
         tpot_s_p50=float(np.percentile(steps, 50)),

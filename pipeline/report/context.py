@@ -22,10 +22,11 @@ def configuration(rows: Sequence[Row]) -> Table:
 
 
 def _part(value: Any) -> str:
-    """`{_target_: a.b.SinkScorer, n_sinks: 4}` -> `SinkScorer`, `n_sinks=4`"""
+    """`{_target_: a.b.SinkScorer, n_sinks: 4}` -> `SinkScorer`, `n_sinks=4`; a part within it has its own line."""
     if not isinstance(value, dict):
         return "" if value is None else f"`{value}`"
-    options = [f"`{key}={option}`" for key, option in value.items() if not key.startswith("_")]
+    own = {key: option for key, option in value.items() if not key.startswith("_") and not isinstance(option, dict)}
+    options = [f"`{key}={option}`" for key, option in own.items()]
     return ", ".join([f"`{str(value.get('_target_')).rpartition('.')[2]}`", *options])
 
 

@@ -40,6 +40,8 @@ def _beside_the_ratio(timed: Sequence[Row], names: Names) -> Drawn:
         drawn.append(("floor", "decode step over its predicted floor", floor))
     drawn.append(("step_latency", "latency of each decode step", step_plots.latency(timed, names)))
     drawn.append(("step_bytes", "bytes held after each decode step", step_plots.kv_bytes(timed, names)))
+    if peaks := step_plots.peak_memory(timed, names):
+        drawn.append(("step_memory", "peak memory in each decode step", peaks))
     return drawn
 
 

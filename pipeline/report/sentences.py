@@ -66,7 +66,8 @@ def how_to_read() -> list[str]:
         "*KV held* is what the cache has allocated after the last token, *share* that over the full cache's. Both are "
         "measured, for cost where time was measured and for quality on the very items that were scored (their mean, "
         "of one sequence).",
-        "*Peak memory* is the weights and the most that tensors of prefill and the first step added to them.",
+        "*Peak memory* is the weights and the most that all other tensors took at once, during the prompt or in a "
+        "decode step. Steps are counted untimed, on a copy of the cache; where they are slow, only the first few.",
         "Quality is measured on the evolving cache, item by item against the full cache; a difference is called one "
         f"only where its 95 % interval leaves zero out, at {verdicts.DECIMALS} decimals. Differences stand in brackets "
         "behind what was reached.",

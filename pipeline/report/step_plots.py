@@ -1,4 +1,4 @@
-"""Figures by decode step: latency and bytes, a technique in its colour over its reference in grey."""
+"""Figures by decode step: latency, bytes and peak memory, a technique in its colour, its reference in grey."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pipeline.report.drawing import REFERENCE, figure, label_ends, mark
 from pipeline.report.evidence import Row, group
 
 Names = Mapping[tuple[str, str], str]
+End = tuple[float, float, str, str]  # x, y, name, colour
 
 
 def longest(rows: Sequence[Row]) -> Row:
@@ -68,19 +69,53 @@ def running_median(samples: Sequence[float], reach: int = 4) -> list[float]:
 
 def kv_bytes(rows: Sequence[Row], names: Names) -> Figure:
     """All techniques in one panel, at the longest length of the smallest batch."""
+    drawn, axes, shown = _by_step(rows, "keys and values held")
+    curves = [(row, row.record.cost.technique.kv_bytes_held) for row in shown if row.record.cost]
+    axes.set_xlabel("decode step (0: after the prompt)")
+    label_ends(drawn, axes, _curves(axes, curves, names))
+    return drawn
+
+
+def peak_memory(rows: Sequence[Row], names: Names) -> Figure | None:
+    """As `kv_bytes`, with the weights below; a curve ends where no further step was counted. None without records of
+    it.
+    """
+    rows = [row for row in rows if row.record.cost and row.record.cost.technique.step_peak_memory_bytes]
+    if not rows:
+        return None
+    drawn, axes, shown = _by_step(rows, "peak memory")
+    curves = [(row, row.record.cost.technique.step_peak_memory_bytes) for row in shown if row.record.cost]
+    ends = _curves(axes, curves, names)
+    if predicted := shown[0].record.predicted:
+        axes.axhline(predicted.weight_bytes, color=REFERENCE, linewidth=1, linestyle="--")
+        ends.append((axes.get_xlim()[1], predicted.weight_bytes, "weights alone", REFERENCE))
+    axes.set_xlabel("decode step (0: the prompt)")
+    label_ends(drawn, axes, ends)
+    return drawn
+
+
+def _by_step(rows: Sequence[Row], what: str) -> tuple[Figure, Axes, list[Row]]:
+    """An empty panel, and the rows to draw in it."""
     point = longest(rows).point
     shown = [row for row in rows if row.point == point]
     drawn = figure(3.2)
     axes = drawn.subplots()
+    axes.set_title(f"{what}, {where(shown[0])}")
+    return drawn, axes, shown
+
+
+def _curves(axes: Axes, curves: Sequence[tuple[Row, Sequence[int]]], names: Names) -> list[End]:
+    """Draws, with a mark where a curve ends, and returns what is to be labelled. The later, the thinner: techniques of
+    one budget hold the same, and each has to be seen.
+    """
     ends = []
-    for row in shown:
-        held, color = row.record.cost.technique.kv_bytes_held if row.record.cost else [0], mark(row.strategy).color
-        axes.plot(held, color=color, linewidth=1.8)
-        ends.append((len(held) - 1.0, float(held[-1]), names[row.strategy, row.variant], color))
-    _bytes_by_step(axes, max(height for _, height, _, _ in ends))
-    axes.set(xlabel="decode step (0: after the prompt)", title=f"keys and values held, {where(shown[0])}")
-    label_ends(drawn, axes, ends)
-    return drawn
+    for n_later, (row, taken) in zip(reversed(range(len(curves))), curves, strict=True):
+        own, width = mark(row.strategy), 1.2 + 4.5 * n_later / len(curves)
+        drawn = axes.plot(taken, color=own.color, marker=own.marker, markersize=5, markevery=[-1], linewidth=width)
+        drawn[0].set_drawstyle("steps-mid")
+        ends.append((len(taken) - 1.0, float(taken[-1]), names[row.strategy, row.variant], own.color))
+    _bytes_by_step(axes, max(n_bytes for _, taken in curves for n_bytes in taken))
+    return ends
 
 
 def bytes_panel(axes: Axes, row: Row) -> None:

@@ -2,6 +2,7 @@ import gc
 import math
 from collections import Counter
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from pipeline import intervals, timing
 from pipeline.decoding import Decoder
 from pipeline.memory import Ceilings, predict
 from tests.pipeline.small import arm, fresh, model, tokens
+from tests.strategies import techniques
 
 PLAN = timing.Plan(n_prefill_trials=3, n_decode_trials=4, seed=0)
 N_NEW = 1 + 4 * 3
@@ -85,9 +87,87 @@ def test_samples_hold_every_step_and_the_bytes_after_it() -> None:
         assert (len(summed.ttft_s), len(summed.tpot_s)) == (3, 4)
         assert len(summed.kv_bytes_held) == len(summed.step_s) + 1 == N_NEW
         assert summed.tpot_s[0] == pytest.approx(np.mean(summed.step_s[:3]))
-        assert summed.peak_memory_bytes is not None
-        assert summed.peak_memory_bytes > 10**6 + max(summed.kv_bytes_held)
+        assert summed.peak_memory_bytes == max(summed.step_peak_memory_bytes)
+        assert len(summed.step_peak_memory_bytes) == N_NEW
+        assert min(summed.step_peak_memory_bytes) > 10**6 + max(summed.kv_bytes_held)
     assert samples["window"].kv_bytes_held[-1] < samples["full"].kv_bytes_held[-1] / 2
+
+
+def test_memory_by_step_is_the_same_in_every_run() -> None:
+    def peaks() -> dict[str, list[int]]:
+        arms = {name: fresh(name, N_NEW) for name in ("full", "no_cache")}
+        samples = timing.measure(arms, tokens(1, 32), tokens(1, N_NEW), PLAN)
+        return {name: arm.peak_growth_bytes for name, arm in samples.items()}
+
+    assert peaks() == peaks()
+
+
+def test_a_step_takes_less_memory_than_prefill_unless_everything_is_computed_again() -> None:
+    arms = {"full": fresh("full", N_NEW), "no_cache": fresh("no_cache", N_NEW)}
+    samples = timing.measure(arms, tokens(1, 512), tokens(1, N_NEW), PLAN)
+    full, no_cache = samples["full"].peak_growth_bytes, samples["no_cache"].peak_growth_bytes
+    assert max(full[1:]) < full[0]
+    assert no_cache[1:] == sorted(set(no_cache[1:]))
+    assert no_cache[-1] > no_cache[0]
+
+
+def test_the_reference_against_itself_is_counted_once() -> None:
+    reference = fresh("full", N_NEW)
+    arms = {"full": reference, "full_again": reference}
+    decoders = {name: new_decoder() for name, new_decoder in arms.items()}
+    samples = {name: timing.Samples() for name in arms}
+    with decoders["full"]:
+        decoders["full"].feed(tokens(1, 32))
+    timing._count_memory(arms, decoders, tokens(1, 4), samples)  # the second decoder has no prompt to go on from
+    assert len(samples["full"].peak_growth_bytes) == 4
+    assert samples["full"].peak_growth_bytes == samples["full_again"].peak_growth_bytes
+
+
+def test_a_step_that_takes_long_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "COUNTING_S", 0.0)
+    samples = timing.measure({"full": fresh("full", N_NEW)}, tokens(1, 32), tokens(1, N_NEW), PLAN)
+    assert len(samples["full"].peak_growth_bytes) == 2
+    assert len(samples["full"].kv_bytes_held) == N_NEW
+
+
+@pytest.mark.parametrize("strategy", techniques.ALL)
+def test_counting_memory_leaves_what_is_timed_as_it_was(strategy: str) -> None:
+    kv_budget = 24 if techniques.evicts(strategy) else None
+    try:
+        counted, other = (fresh(strategy, 6, kv_budget)() for _ in range(2))
+    except (NotImplementedError, ImportError) as error:  # there is no such device or package here
+        pytest.skip(str(error))
+    prompt, stream = tokens(2, 32), tokens(2, 6)
+    for decoder in (counted, other):
+        with decoder:
+            decoder.feed(prompt)
+    assert len(list(timing.untimed_steps(counted, stream))) == 1 + 6
+    with counted:
+        after = counted.teacher_force(stream)
+    with other:
+        expected = other.teacher_force(stream)
+    assert torch.equal(after, expected)
+    assert counted.kv_bytes_held == other.kv_bytes_held
+
+
+def test_the_copy_that_memory_is_counted_on_shares_the_weights_and_decodes_alike() -> None:
+    said: list[Tensor] = []
+
+    class Listening(Decoder):
+        def feed(self, ids_BT: Tensor, all_logits: bool = False) -> Tensor:
+            said.append(super().feed(ids_BT, all_logits))
+            return said[-1]
+
+    cache: Any = arm("attention_sink", 24)(6).cache
+    cache.prefetch_stream = torch.Stream(device="cpu")  # as a cache that offloads has one
+    decoder = Listening(model(), cache)
+    with decoder:
+        decoder.feed(tokens(1, 32))
+    growths = timing.peak_growths(timing.untimed_steps(decoder, tokens(1, 6)), "cpu")
+    assert growths[0] < 2 * decoder.kv_bytes_held < sum(p.nbytes for p in model().parameters())
+    with decoder:
+        decoder.teacher_force(tokens(1, 6))
+    assert all(torch.equal(copied, original) for copied, original in zip(said[1:7], said[7:], strict=True))
 
 
 def test_equal_work_is_no_difference_in_most_runs() -> None:

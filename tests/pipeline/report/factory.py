@@ -11,6 +11,7 @@ from pipeline.record import Arm, Cell, Cost, Interval, Items, Predicted, Quality
 
 MACHINE = "xeon-2c-24g-025cfa"
 KV_BYTES_PER_TOKEN = 49_152
+WEIGHT_BYTES = 160_000_000
 N_NEW_TOKENS = 33
 TASKS = ("single_needle", "multi_key_8", "multi_key_32", "multi_query", "variable_tracking", "most_frequent")
 
@@ -57,13 +58,15 @@ def config(of: Cell, max_seq_len: int | None = None) -> dict[str, Any]:
 
 def arm(of: Cell, tpot_s: float, kv_bytes: int, noise: random.Random) -> Arm:
     steps = [tpot_s * noise.uniform(0.97, 1.06) for _ in range(of.n_new_tokens - 1)]
+    memory = [WEIGHT_BYTES + 2 * kv_bytes + 10_000 * of.seq_len, *(WEIGHT_BYTES + kv_bytes + (1 << 20) for _ in steps)]
     return Arm(
         ttft_s=[40 * tpot_s] * 3,
         tpot_s=[tpot_s] * 8,
         step_s=steps,
         kv_bytes_held=[kv_bytes] * of.n_new_tokens,
         kv_bytes_logical=kv_bytes,
-        peak_memory_bytes=200 << 20,
+        peak_memory_bytes=max(memory),
+        step_peak_memory_bytes=memory,
         ttft_s_p50=40 * tpot_s,
         ttft_s_p90=44 * tpot_s,
         tpot_s_p50=tpot_s,
@@ -151,13 +154,13 @@ def quality(loss: float, share: float = 1.0) -> Quality:
         kl_to_full=loss / 4,
         top1_agreement=1 - loss / 3,
     )
-    return Quality(corpus_sha256="0" * 64, tasks=tasks, text=text)
+    return Quality(text_source="a text", text_sha256="0" * 64, tasks=tasks, text=text)
 
 
 def predicted(of: Cell) -> Predicted:
     read = 140_000_000 + held(of)
     return Predicted(
-        weight_bytes=160_000_000,
+        weight_bytes=WEIGHT_BYTES,
         kv_bytes_per_token=KV_BYTES_PER_TOKEN,
         kv_bytes_held=held(of),
         decode_bytes_per_step=read,

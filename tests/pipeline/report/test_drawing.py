@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
-from pipeline.report import drawing, step_plots
+from pipeline.record import Record
+from pipeline.report import drawing, evidence, step_plots
+from tests.pipeline.report import factory
 
 NAMES = ("full", "no_cache", "sliding_window", "attention_sink", "random_eviction")
 
@@ -39,3 +42,34 @@ def test_axes_have_a_handful_of_ticks_however_wide_the_range(low: float, high: f
 
 def test_running_median_ignores_a_single_spike() -> None:
     assert step_plots.running_median([1.0, 1.0, 9.0, 1.0, 1.0]) == [1.0] * 5
+
+
+def rows(tmp_path: Path, *records: Record) -> list[evidence.Row]:
+    return evidence.load(factory.store(list(records), tmp_path))
+
+
+def test_peak_memory_is_drawn_up_to_the_last_step_that_was_counted(tmp_path: Path) -> None:
+    whole, slow = factory.timed("full", 512), factory.timed("no_cache", 512)
+    arm = factory.cost(slow.cell, 9.0).technique
+    short = slow.model_copy(update={"cost": factory.cost(slow.cell, 9.0).model_copy(
+        update={"technique": arm.model_copy(update={"step_peak_memory_bytes": arm.step_peak_memory_bytes[:2]})}
+    )})  # fmt: skip
+    found = rows(tmp_path, whole, short)
+    drawn = step_plots.peak_memory(found, evidence.labels(found))
+    assert drawn is not None
+    *curves, weights = drawn.axes[0].get_lines()
+    recorded = {row.strategy: row.record.cost.technique.step_peak_memory_bytes for row in found if row.record.cost}
+    assert sorted(list(curve.get_ydata()) for curve in curves) == sorted(recorded.values())
+    assert {len(values) for values in recorded.values()} == {2, factory.N_NEW_TOKENS}
+    assert set(weights.get_ydata()) == {factory.WEIGHT_BYTES}
+
+
+def test_there_is_no_figure_of_memory_that_was_not_counted(tmp_path: Path) -> None:
+    record = factory.timed("full", 512)
+    cost = factory.cost(record.cell, 1.0)
+    uncounted = {"peak_memory_bytes": None, "step_peak_memory_bytes": []}
+    bare = record.model_copy(
+        update={"cost": cost.model_copy(update={"technique": cost.technique.model_copy(update=uncounted)})}
+    )
+    found = rows(tmp_path, bare)
+    assert step_plots.peak_memory(found, evidence.labels(found)) is None

@@ -25,7 +25,7 @@ lint: $(STAMP) ## format, lint and types only
 report: $(STAMP) ## render reports/ from the records that exist, measure nothing
 	@python -m pipeline.report
 
-clean: ## remove the virtual environment and caches; records, checkpoints and reports stay
+clean: ## remove the virtual environment and caches; results, reports, models and W&B runs stay
 	rm -rf .venv .cache .mypy_cache .ruff_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
@@ -11,8 +11,8 @@ from typing import Protocol
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column, Table
 
 from pipeline.grid import Done, Grid
 from pipeline.record import Cost, Interval, Quality, Record
@@ -21,6 +21,7 @@ IDENTITY = ("technique", "model", "tokens", "batch", "kept")
 COST = ("KV held", "of full", "TTFT", "TPOT", "TPOT / full")
 QUALITY = ("recall aware", "agnostic", "text nats")
 COLUMNS = IDENTITY + COST + QUALITY
+NO_LIMIT = 1000  # characters of a line
 
 
 class Announce(Protocol):
@@ -29,10 +30,21 @@ class Announce(Protocol):
 
 @contextmanager
 def progress(n_cells: int, title: str) -> Iterator[Announce]:
-    """A bar with the time left on a terminal; in a pipe one line for each cell."""
-    columns = (TextColumn(escape(title)), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    """A bar with the time taken and left on a terminal; in a pipe one line for each cell.
+
+    It is drawn once a second: every drawing takes a little time from what is being measured.
+    """
+    name = TextColumn(escape(title), table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
+    time = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     console = _console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *(name, BarColumn(20), MofNCompleteColumn(), *time),
+        console=console,
+        transient=True,
+        expand=True,
+        refresh_per_second=1,
+        disable=not console.is_terminal,
+    ) as bar:
         task = bar.add_task(title, total=n_cells)
         seen: list[Done] = []
 
@@ -50,13 +62,9 @@ def progress(n_cells: int, title: str) -> Iterator[Announce]:
 def show(grid: Grid, root: Path) -> None:
     console = _console()
     rows = [_row(done.record) for done in grid.cells]
-    table = Table(box=box.SIMPLE, pad_edge=False)
     filled = [index for index in range(len(COLUMNS)) if any(row[index] for row in rows)]
-    for index in filled:
-        table.add_column(COLUMNS[index], justify="left" if index < 2 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(row[index] for index in filled))
-    console.print(table)
+    for table in _tables([COLUMNS[i] for i in filled], [[row[i] for i in filled] for row in rows], console):
+        console.print(table)
     for done in grid.cells:
         if done.record.status != "ok":
             _print(console, f"{done.record.status} {done.record.cell.slug}: {done.record.reason}")
@@ -66,6 +74,36 @@ def show(grid: Grid, root: Path) -> None:
         _print(console, f"removed {_shorten(path, root)}: not in this grid")
     if grid.tracking_path:
         _print(console, f"W&B   {_shorten(grid.tracking_path, root)}")
+
+
+def _tables(names: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> Iterator[Table]:
+    """One table with a line for each cell; where that is too wide, as many cells side by side as there is room for."""
+    table = _table(names, rows, n_left=2)
+    if _fits(table, console):
+        yield table
+        return
+    while rows:
+        n_cells = max((n for n in range(2, len(rows) + 1) if _fits(_turned(names, rows[:n]), console)), default=1)
+        yield _turned(names, rows[:n_cells])
+        rows = rows[n_cells:]
+
+
+def _turned(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    header, *lines = zip(names, *rows, strict=True)
+    return _table(header, lines, n_left=1)
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]], n_left: int) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for index, name in enumerate(header):
+        table.add_column(escape(name), justify="left" if index < n_left else "right", overflow="fold")
+    for line in lines:
+        table.add_row(*map(escape, line))
+    return table
+
+
+def _fits(table: Table, console: Console) -> bool:
+    return console.measure(table, options=console.options.update(width=NO_LIMIT)).maximum <= console.width
 
 
 def _row(record: Record) -> list[str]:
@@ -112,4 +150,4 @@ def _print(console: Console, text: str) -> None:
 def _console(stderr: bool = False) -> Console:
     """In a pipe rich would fold at 80 columns: a table that somebody wants to read or grep needs its full width."""
     console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=200)
+    return console if console.is_terminal else Console(stderr=stderr, width=NO_LIMIT)

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import hydra
 from filelock import BaseFileLock, FileLock, Timeout
 
-from pipeline import ROOT, checks, hardware, record
+from pipeline import ROOT, checks, hardware, models, record, tracking
 from pipeline.config import Experiment
-from pipeline.fingerprint import fingerprint
+from pipeline.fingerprint import FIRST_PARTY, fingerprint
 from pipeline.record import Cell, Record
 from pipeline.tracking import Tracker, track
 
@@ -68,10 +68,11 @@ def planned(experiment: Experiment) -> Iterator[Plan]:
         kept = {
             cell: old
             for cell, digest in fingerprints.items()
-            if (old := existing.get(_path(experiment, cell))) and old.fingerprint == digest and old.status != "error"
+            if (old := existing.get(_path(experiment, cell))) and old.fingerprint == digest and old.status == "ok"
         }
         plan = Plan(experiment, fingerprints, existing, kept)
         if not plan.is_done:
+            tracking.check(experiment.tracking)
             checks.check_shape(experiment)
         yield plan
 
@@ -90,7 +91,7 @@ def _run_cell(plan: Plan, cell: Cell, tracker: Tracker, announce: Callable[[Done
     done = Done(measured, _path(plan.experiment, cell), reused=kept is not None)
     if not done.reused:
         record.write(done.record, done.path)
-        tracker.log(done.record)
+    tracker.log(done.record)
     announce(done)
     return done
 
@@ -107,7 +108,8 @@ def _measure(experiment: Experiment, cell: Cell, digest: str) -> Record:
         if result.skipped:
             status, reason, remedy = "skipped", result.skipped, result.remedy
     except Exception as error:
-        status, reason, remedy = "error", _reason(error), _remedy(error)
+        status = "skipped" if _needs_what_is_not_here(error) else "error"
+        reason, remedy = _told(error) if status == "skipped" else (_reason(error), _remedy(error))
     return Record(
         cell=cell,
         status=status,
@@ -118,12 +120,25 @@ def _measure(experiment: Experiment, cell: Cell, digest: str) -> Record:
         environment={
             "hardware_id": hardware.hardware_id(),
             "hardware": hardware.identity(),
+            "model": models.identity(experiment.model.source, experiment.model.path, experiment.model.revision),
             "versions": hardware.versions(),
             "n_threads": experiment.n_threads,
         },
         wall_s=time.perf_counter() - started,
         **measured,
     )
+
+
+def _needs_what_is_not_here(error: Exception) -> bool:
+    """A package or a device that is missing is no failure; a module of our own that is missing is one."""
+    ours = isinstance(error, ImportError) and (error.name or "").partition(".")[0] in FIRST_PARTY
+    return isinstance(error, ImportError | NotImplementedError) and not ours
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    """`why; valid: what` of a technique's own words as reason and remedy."""
+    reason, _, remedy = " ".join(str(error).split()).partition("; valid: ")
+    return reason, remedy or (f"pip install {error.name}" if isinstance(error, ImportError) else "another device")
 
 
 def _reason(error: Exception) -> str:

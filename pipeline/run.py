@@ -29,7 +29,7 @@ def _job(cfg: DictConfig) -> None:
         with refusals():
             experiment = Experiment.from_hydra(cfg)
             plan = stack.enter_context(grid.planned(experiment))
-        title = f"{experiment.strategy.name} on {experiment.model.name}"
+        title = f"{experiment.strategy.variant} on {experiment.model.label}"
         with console.progress(len(plan.fingerprints), title) as announce:
             done = grid.run_grid(plan, announce)
     console.show(done, ROOT)
@@ -38,19 +38,28 @@ def _job(cfg: DictConfig) -> None:
         raise SystemExit(1)
 
 
-def _check_sweep(arguments: list[str]) -> None:
-    """Every job of a sweep, before the first one works."""
+def _check(arguments: list[str]) -> None:
+    """What Hydra would answer with a traceback, and every job of a sweep before the first one works."""
+    from hydra._internal.utils import get_args_parser
+
+    given = get_args_parser().parse_args(arguments)
+    commands = [f"--{name}" for name in ("run", "multirun", "cfg", "info", "shell_completion") if vars(given)[name]]
+    if len(commands) > 1:
+        raise ValueError(f"{' '.join(commands)}: cannot be had together; valid: one of them")
+    if given.resolve and not (given.cfg or given.help):
+        raise ValueError("--resolve: there is nothing to resolve; valid: together with --cfg or --help")
+    if given.multirun:
+        _check_sweep(given.overrides)
+
+
+def _check_sweep(given: list[str]) -> None:
     from hydra import compose, initialize_config_dir
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra._internal.utils import get_args_parser
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    given = get_args_parser().parse_args(arguments)
-    if not given.multirun:
-        return
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(given.overrides)
+        overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(given)
         (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
         for job in jobs:
             Experiment.from_hydra(compose("config", job))
@@ -61,7 +70,7 @@ def main() -> None:
     try:
         with chdir(ROOT):
             with refusals():
-                _check_sweep(sys.argv[1:])
+                _check(sys.argv[1:])
             with refusals(COMPOSING):  # an error of ours while measuring is no bad input, and keeps its traceback
                 _job()
     except KeyboardInterrupt:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
 import subprocess
+import sys
 from fnmatch import fnmatch
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 from omegaconf import OmegaConf
@@ -80,6 +83,27 @@ def test_the_distribution_gives_what_is_asked_for_and_keeps_no_lists():
     assert not any(re.search(r"\b(apt|sudo)\s", step) for step in of("RUN"))
 
 
+def test_what_a_linter_would_say_does_not_apply():
+    """Rules of hadolint that are not tested elsewhere in this file, by their number."""
+    steps = of("RUN")
+    assert all(folder.startswith("/") for folder in of("WORKDIR"))  # DL3000
+    assert not any(re.search(r"(^|[;&|]\s*)cd\s", step) for step in steps)  # DL3003: WORKDIR is for that
+    assert not any(re.search(r"[^|]\|[^|]", step) for step in steps)  # DL4006: nothing is piped, so no pipefail
+    assert all(step.startswith("[") for name in ("CMD", "VOLUME", "ENTRYPOINT") for step in of(name))  # DL3025
+    assert not of("MAINTAINER")  # DL4000
+    assert len(of("CMD")) == 1 and len(of("ENTRYPOINT")) == 0  # DL4003, DL4004
+    assert any("PIP_NO_CACHE_DIR=1" in step for step in of("ENV"))  # DL3042
+    names = [name for name, _ in STEPS]
+    assert names.index("WORKDIR") < names.index("COPY")  # DL3045: what is relative is relative to it
+    assert ("RUN", "RUN") not in itertools.pairwise(names)  # DL3059
+
+
+def test_no_secret_and_no_index_is_written_into_it():
+    said = (ROOT / "Dockerfile").read_text()
+    assert not re.findall(r"https?://", said)
+    assert not any(re.search(r"token|password|secret|key", step, re.IGNORECASE) for step in of("ARG") + of("ENV"))
+
+
 def test_nothing_is_copied_but_by_copy_and_as_its_owner():
     assert not of("ADD")
     assert all(step.startswith("--chown=") for step in of("COPY"))
@@ -117,14 +141,69 @@ def test_packages_are_installed_before_the_sources_are_copied():
     assert install < everything
 
 
-def test_sources_that_are_newer_than_the_packages_install_nothing_again(tmp_path):
+KNOWN_TO_GIT = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+# What the constraints brought into this environment, for a virtual environment that may not fetch anything.
+OFFLINE = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+
+def run_as_built(step: str, folder: Path) -> None:
+    """By the shell of a build, which knows nothing of the make that runs the tests."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "VIRTUAL_ENV"))}
+    subprocess.run(["sh", "-ec", step], cwd=folder, env=environment | OFFLINE, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder as the build leaves it: every step from the first copy on has run, on a fresh clone's sources.
+
+    The virtual environment is there beforehand, with a path to the packages of this one: only ours is installed.
+    """
+    folder = tmp_path_factory.mktemp("lab")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
+    (site,) = (folder / ".venv/lib").glob("python3*/site-packages")
+    (site / "outside.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    first = next(n for n, (name, _) in enumerate(STEPS) if name == "COPY")
+    for name, arguments in STEPS[first:]:
+        if name == "COPY":
+            for source in arguments.split()[1:-1]:
+                copy(source, folder)
+        if name == "RUN":
+            run_as_built(arguments, folder)
+    return folder
+
+
+def copy(source: str, folder: Path) -> None:
+    """What git knows of a source, or of everything, younger than what is there, as a fresh clone is."""
+    listed = subprocess.run([*KNOWN_TO_GIT, source], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if not excluded(name) and (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((ROOT / name).read_bytes())
+
+
+def test_packages_that_were_empty_when_they_were_installed_are_found(built):
+    asked = "import pipeline.record, strategies.token.parts; print(pipeline.record.__file__)"
+    found = subprocess.run(
+        [built / ".venv/bin/python", "-P", "-c", asked], cwd=built.parent, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == str(built / "pipeline/record.py")
+
+
+def test_sources_that_are_newer_than_the_packages_install_nothing_again(built):
     """A cached layer is older than a fresh clone: the step after the copy has to renew the stamp."""
-    last = of("RUN")[-1]
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    (tmp_path / ".venv").mkdir()
-    subprocess.run(["bash", "-ec", last], cwd=tmp_path, check=True)
-    assert subprocess.run(["make", "--question", ".venv/.installed"], cwd=tmp_path, check=False).returncode == 0
+    assert subprocess.run(["make", "--question", ".venv/.installed"], cwd=built, check=False).returncode == 0
+
+
+def test_the_default_command_would_start_in_what_was_built(built):
+    """DVC finds a repository, all its stages, and everything that they read."""
+    stages = subprocess.run(
+        [built / ".venv/bin/python", "-m", "dvc", "stage", "list", "--name-only"],
+        cwd=built,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert {"hardware", "train", "token@full", "report", "check"} <= set(stages.stdout.split())
 
 
 @pytest.mark.parametrize("step", of("RUN"), ids=lambda step: step.split()[0])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from omegaconf import OmegaConf
 
 from pipeline import ROOT, record
 from tests.conftest import CELLS, INSTANT, SMALL
@@ -189,6 +190,11 @@ def test_skipped_cell_keeps_its_reason(main, tmp_path):
     assert (skipped.status, skipped.reason, skipped.remedy) == ("skipped", "takes too long", "be patient")
 
 
+def test_what_was_skipped_is_tried_again_since_a_package_or_memory_may_be_there_by_now(main):
+    main(*SMALL, f"{CELLS}.too_long", "workload.seq_len=64")
+    assert "already measured" not in main(*SMALL, f"{CELLS}.too_long", "workload.seq_len=64").err
+
+
 def test_pruning_removes_only_this_workloads_other_cells(main, tmp_path):
     main(*INSTANT, "workload.seq_len=[64,128]")
     main(*INSTANT, "workload=batched", "workload.seq_len=32")
@@ -287,3 +293,54 @@ def test_real_cells_are_measured_and_shown(main, tmp_path):
         assert item.cost.technique.kv_bytes_held[-1] < item.cost.full.kv_bytes_held[-1]
         assert json.loads(item.model_dump_json())["cost"]["tpot_ratio"]["n"] == 2
     assert "TPOT / full" in outcome.out
+
+
+def flags_refused(main, *arguments: str) -> str:
+    outcome = main(*arguments)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    return outcome.err
+
+
+def test_flags_that_exclude_each_other_are_refused_in_one_line(main):
+    assert flags_refused(main, "--multirun", "--cfg", "job") == (
+        "--multirun --cfg: cannot be had together; valid: one of them\n"
+    )
+    assert flags_refused(main, "--cfg", "job", "--info", "config").startswith("--cfg --info: ")
+    assert flags_refused(main, "--resolve").startswith("--resolve: ")
+
+
+def test_the_resolved_configuration_can_be_seen(main):
+    outcome = main("--cfg", "job", "--resolve", *INSTANT, WINDOW)
+    assert outcome.code == 0
+    assert OmegaConf.create(outcome.out).strategy.name == "sliding_window"
+
+
+# As bash calls a completion function when <TAB> is pressed at the end of the line.
+PRESS_TAB = """
+source completion.bash
+COMP_LINE=$1 COMP_WORDS=($1) COMP_POINT=${#1}
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+_pipeline_run
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("strategy=sl", {"strategy=sliding_window"}),
+        ("--multirun strategy=full workload=bat", {"workload=batched"}),
+        ("strategy=attention_sink strategy/sc", {"strategy/scorer=", "strategy/schedule="}),
+        ("workload.seq", {"workload.seq_len="}),
+    ],
+)
+def test_tab_completes_groups_options_and_fields(line, offered):
+    pressed = f"{sys.executable} -m pipeline.run {line}"
+    done = subprocess.run(["bash", "-c", PRESS_TAB, "-", pressed], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == offered
+
+
+def test_tab_after_another_python_command_offers_nothing_of_ours():
+    pressed = f"{sys.executable} -m pipeline.list strategy=sl"
+    done = subprocess.run(["bash", "-c", PRESS_TAB, "-", pressed], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not done.stdout.strip()

@@ -1,0 +1,115 @@
+"""What a run shows is whole in a narrow terminal, plain in a pipe, and says how long it goes on."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pipeline import ROOT, console
+from pipeline.grid import Done, Grid
+from tests.pipeline.report import factory
+
+PATH = Path("results/cell.json")
+LONG = "a_model_of_somebody_with_a_name_that_is_longer_than_any_terminal_" * 2
+PROGRESS = """
+import pathlib
+from pipeline import console
+from pipeline.grid import Done
+from tests.pipeline.report import factory
+with console.progress(2, "attention_sink on " + "a-long-name" * 9) as announce:
+    announce(Done(factory.timed("attention_sink"), pathlib.Path("cell.json"), reused=False))
+"""
+
+
+def cells(model: str = "bench", n: int = 5) -> list[Done]:
+    """Cells of a grid with cost and quality, so that every column is filled."""
+    judged = factory.judged("sliding_window").quality
+    records = [factory.timed("sliding_window", 512 * 2**i, model=model) for i in range(n)]
+    return [Done(record.model_copy(update={"quality": judged}), PATH, reused=False) for record in records]
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, done: list[Done], width: int | None) -> list[str]:
+    """The lines of `show` on a terminal of this width, or in a pipe."""
+    written = io.StringIO()
+
+    def build(stderr: bool = False, **options: int) -> Console:
+        terminal = {"width": width, "force_terminal": True, "color_system": None} if width else options
+        return Console(file=written, **terminal)
+
+    monkeypatch.setattr(console, "Console", build)
+    console.show(Grid(done, removed=[], tracking_path=None), ROOT)
+    return written.getvalue().splitlines()
+
+
+def values(done: list[Done]) -> set[str]:
+    return {value for one in done for value in console._row(one.record)}
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_a_terminal_of_any_width_shows_every_value_whole(monkeypatch, width):
+    lines = shown(monkeypatch, cells(), width)
+    assert "…" not in "".join(lines)
+    assert all(any(value in line for line in lines) for value in values(cells()))
+    assert max(len(line) for line in lines if not line.startswith("wrote")) <= width
+
+
+def test_a_wide_terminal_has_a_line_for_each_cell(monkeypatch):
+    lines = [line for line in shown(monkeypatch, cells(), 200) if "sliding_window" in line]
+    assert len(lines) == 5
+    assert all("MiB" in line and "full" in line for line in lines)
+
+
+def test_a_name_longer_than_the_terminal_is_folded_not_cut(monkeypatch):
+    text = re.sub(r"\s", "", "".join(shown(monkeypatch, cells(LONG, n=1), 80)))
+    assert LONG[:30] in text
+    assert "…" not in text
+    assert text.count("_") >= LONG.count("_")
+
+
+def test_a_pipe_gets_one_plain_line_for_each_cell_however_long(monkeypatch):
+    lines = shown(monkeypatch, cells(LONG), None)
+    assert not [line for line in lines if "\x1b" in line]
+    rows = [re.split(r"\s{2,}", line.strip()) for line in lines if LONG in line]
+    assert rows == [console._row(done.record) for done in cells(LONG)]
+
+
+def in_a_terminal(program: str) -> str:
+    """What the program writes on a terminal of 80 columns."""
+    own, terminal = pty.openpty()
+    environment = os.environ | {"COLUMNS": "80", "TERM": "xterm"}
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=terminal, stderr=terminal) as running:
+        os.close(terminal)
+        written = b""
+        try:
+            while part := os.read(own, 65536):
+                written += part
+        except OSError:  # how a terminal says that nobody writes to it any more
+            pass
+    os.close(own)
+    assert running.returncode == 0, written.decode()
+    return written.decode()
+
+
+def test_progress_on_a_terminal_says_what_how_many_how_long_and_how_long_still():
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", in_a_terminal(PROGRESS))
+    drawn = [line for line in re.split(r"[\r\n]+", text) if "left" in line]
+    assert all(len(line.rstrip()) <= 80 for line in drawn)
+    assert re.fullmatch(r"attention_sink on .*… .* 1/2 0:00:\d\d left (-:--:--|0:00:\d\d)", drawn[-1].strip())
+    assert "[1/2] attention_sink on bench, 512 tokens, batch 1: ok after 1.0 s" in text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_progress_in_a_pipe_is_a_plain_line_for_each_cell(encoding):
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", PROGRESS], cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert done.stderr.decode("ascii") == "[1/2] attention_sink on bench, 512 tokens, batch 1: ok after 1.0 s\n"
+    assert not done.stdout

@@ -7,6 +7,7 @@ turning every single key and query back and forth.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,41 +18,74 @@ Kept = list[list[int]]  # for each query position, the positions that it sees, i
 Loser = Callable[[list[int], int], int]  # (held positions, newest position) → the one to evict
 
 
-def kept_sets(fed: list[int], budget: int, loser: Loser | None) -> Kept:
+@dataclass(frozen=True)
+class Row:
+    """What one sequence feeds to one layer: every token, also those that are evicted later; `head` is a KV head."""
+
+    layer: int
+    head: int
+    queries: Tensor  # [Hq, T, D]
+    keys: Tensor  # [H, T, D]
+    values: Tensor  # [H, T, D]
+    scaling: float
+    seen: Kept = field(default_factory=list)  # what each query saw, as far as it has come
+
+    @property
+    def query(self) -> Tensor:
+        """[G, T, D], of the query heads that share the KV head."""
+        return self.queries.chunk(len(self.keys))[self.head]
+
+    @property
+    def key(self) -> Tensor:
+        return self.keys[self.head]
+
+    @property
+    def value(self) -> Tensor:
+        return self.values[self.head]
+
+    def received(self, first: int = 0) -> Tensor:
+        """Attention [T] that each token got so far from the queries `first` and later, summed over the query heads."""
+        total = self.key.new_zeros(len(self.key))
+        for position, seen in enumerate(self.seen[first:], first):
+            total[seen] += (self.query[:, position] @ self.key[seen].T * self.scaling).softmax(-1).sum(0)
+        return total
+
+
+def kept_sets(
+    row: Row, fed: list[int], budget: int, loser: Loser | None, *, once: bool = False, n_steps: int = 1
+) -> Kept:
     """`fed` is a prompt and what is appended to it, piece by piece, as numbers of tokens.
 
-    A piece of several tokens attends to all that is held and to itself, and is evicted down after; a single token
-    takes the place of a loser first.
+    A piece of several tokens attends to all that is held and to itself, and is evicted down after; for a single token
+    room is made first. `once`: only the prompt is evicted from. `n_steps`: not before so many are too many.
     """
-    sets: Kept = []
     held: list[int] = []
-    for n_new in fed:
-        if n_new == 1 and held and loser and len(held) == budget:
-            held.remove(loser(held, len(sets)))
+    for piece, n_new in enumerate(fed):
+        evicting = loser if piece == 0 or not once else None
+        if n_new == 1 and held and evicting and len(held) + 1 >= budget + n_steps:
+            while len(held) >= budget:
+                held.remove(evicting(held, len(row.seen)))
         for _ in range(n_new):
-            held.append(len(sets))
-            sets.append(held.copy())
-        while loser and len(held) > budget:
-            held.remove(loser(held, len(sets) - 1))
-    return sets
+            held.append(len(row.seen))
+            row.seen.append(held.copy())
+        if evicting and (piece == 0 or len(held) >= budget + n_steps):
+            while len(held) > budget:
+                held.remove(evicting(held, len(row.seen) - 1))
+    return row.seen
 
 
-def logits(model: PreTrainedModel, ids: Tensor, kept: Callable[[int, int], Kept], *, in_cache: bool) -> Tensor:
-    """Logits [B, T, V] of `ids` [B, T]; `kept(layer, KV head)` says what every query sees."""
+def logits(model: PreTrainedModel, ids: Tensor, kept: Callable[[Row], Kept], *, in_cache: bool) -> Tensor:
+    """Logits [B, T, V] of `ids` [B, T]; `kept` says what every query of a row sees."""
 
     def attention(
         module: Any, query: Tensor, key: Tensor, value: Tensor, mask: None, *, scaling: float, **_: Any
     ) -> tuple[Tensor, None]:
-        group = query.shape[1] // key.shape[1]
         output = torch.empty_like(query)
-        for head in range(query.shape[1]):
-            for position, seen in enumerate(kept(module.layer_idx, head // group)):
-                q, k = query[:, head, position], key[:, head // group, seen]
-                if in_cache:
-                    k = _turn(model, k, torch.arange(len(seen)) - torch.tensor(seen))
-                    q = _turn(model, q[:, None], torch.tensor([len(seen) - 1 - position]))[:, 0]
-                weight = (torch.einsum("bd,bnd->bn", q, k) * scaling).softmax(-1)
-                output[:, head, position] = torch.einsum("bn,bnd->bd", weight, value[:, head // group, seen])
+        written = output.unflatten(1, (key.shape[1], -1))
+        for b in range(len(ids)):
+            for head in range(key.shape[1]):
+                row = Row(module.layer_idx, head, query[b], key[b], value[b], scaling)
+                written[b, head] = _attend(model, row, kept(row), in_cache=in_cache)
         return output.transpose(1, 2), None
 
     AttentionInterface.register("brute_force", attention)
@@ -64,8 +98,20 @@ def logits(model: PreTrainedModel, ids: Tensor, kept: Callable[[int, int], Kept]
         model.set_attn_implementation(before)
 
 
+def _attend(model: Any, row: Row, kept: Kept, *, in_cache: bool) -> Tensor:
+    """Every query on exactly what it sees, one by one → [G, T, D]."""
+    output = torch.empty_like(row.query)
+    for position, seen in enumerate(kept):
+        q, k = row.query[:, position], row.key[seen]
+        if in_cache:
+            k = _turn(model, k, torch.arange(len(seen)) - torch.tensor(seen))
+            q = _turn(model, q[:, None], torch.tensor([len(seen) - 1 - position]))[:, 0]
+        output[:, position] = (q @ k.T * row.scaling).softmax(-1) @ row.value[seen]
+    return output
+
+
 def _turn(model: Any, vector: Tensor, shift: Tensor) -> Tensor:
-    """Rotate [B, n, D] by `shift` [n] positions, in complex numbers, pairing dimension i with i + D/2."""
+    """Rotate [..., n, D] by `shift` [n] positions, in complex numbers, pairing dimension i with i + D/2."""
     angle = shift[:, None] * model.model.rotary_emb.inv_freq.double()
     first, second = vector.chunk(2, dim=-1)
     turned = torch.complex(first, second) * torch.polar(torch.ones_like(angle), angle)

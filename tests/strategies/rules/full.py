@@ -1,9 +1,7 @@
-from typing import Any
-
-from tests.strategies.reference import Loser
+from tests.strategies.reference import Row
 
 IN_CACHE_POSITIONS = False
 
 
-def loser(scorer: Any, layer: int, head: int) -> Loser | None:
+def loser(row: Row) -> None:
     return None

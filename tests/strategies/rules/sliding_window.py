@@ -1,9 +1,7 @@
-from typing import Any
-
-from tests.strategies.reference import Loser
+from tests.strategies.reference import Loser, Row
 
 IN_CACHE_POSITIONS = False
 
 
-def loser(scorer: Any, layer: int, head: int) -> Loser:
+def loser(row: Row) -> Loser:
     return lambda held, newest: min(held)

@@ -77,8 +77,8 @@ def build_cache(
     if kv_budget is not None and kv_budget <= protected:
         raise ValueError(f"kv_budget={kv_budget}: scorer protects {protected} tokens; valid: more than {protected}")
     if isinstance(scorer, Observer) and scorer.prompt_only and not schedule.decides_once:
-        raise ValueError(f"scorer={type(scorer).__name__} judges a whole prompt, but schedule={type(schedule).__name__} "
-                         "evicts later too; valid: schedule=at_prefill, or another scorer")  # fmt: skip
+        names = f"scorer={type(scorer).__name__} judges a whole prompt, but schedule={type(schedule).__name__}"
+        raise ValueError(f"{names} evicts later too; valid: schedule=at_prefill, or another scorer")
     stock = DynamicCache(config=model.config).layers
     windows = [_native_window(layer, model) for layer in stock]
     rotation = rotation_of(model) if scorer.in_cache_positions else None

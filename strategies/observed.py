@@ -42,10 +42,10 @@ def attention_received(
     sliding_window: int | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """What each key received from all queries, summed over them and their heads → [B, H, N], single precision at least.
+    """What each key received from all queries, summed over them and their heads → [B, H, N], in float32 at least.
 
-    query [B, Hq, T, D] at positions [T], key [B, H, N, D] at [b, h, N]. None for those: all keys up to the last query, in
-    order, where what lies after a query is never looked at. The weights of all queries do not exist at once.
+    query [B, Hq, T, D] at positions [T], key [B, H, N, D] at [b, h, N]. None for those: all keys up to the last query,
+    in order, where what lies after a query is never looked at. The weights of all queries do not exist at once.
     """
     batch, n_kv_heads, n_tokens, _ = key.shape
     ordered = key_position is None

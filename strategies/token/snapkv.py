@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,4 +47,4 @@ class SnapKVScorer:
         return torch.cat([pooled, window], dim=-1)
 
 
-_POOLING = {"avg": avg_pool1d, "max": max_pool1d}
+_POOLING: dict[str, Callable[..., Tensor]] = {"avg": avg_pool1d, "max": max_pool1d}

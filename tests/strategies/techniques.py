@@ -33,8 +33,16 @@ def evicts(technique: str) -> bool:
     return config(technique).strategy.keep_ratio is not None
 
 
+def holds_numbers_as_they_are(technique: str) -> bool:
+    parts = config(technique).strategy
+    held = (parts.encoding, parts.sharing, parts.on_evict)
+    return [part._target_.rpartition(".")[2] for part in held] == ["DenseStorage", "Unshared", "Drop"]
+
+
 CACHED = [name for name in ALL if "recompute" not in str(config(name).strategy.placement)]
 EVICTING = [name for name in ALL if evicts(name)]
+# What comes out of these is what went in, to the last digit; encodings, sharing and merging have error bounds instead.
+EXACT = [name for name in CACHED if holds_numbers_as_they_are(name)]
 ONCE = [name for name in EVICTING if "AtPrefill" in str(config(name).strategy.schedule)]
 STREAMING = [name for name in EVICTING if name not in ONCE]
 

@@ -1,7 +1,7 @@
 """The kept sets are those of kvpress, another implementation, on the same model and prompt.
 
-Where the defaults differ: kvpress observes with 64 queries (here 32), protects nothing for mean attention (here the newest
-token, which every step adds), and counts the window of a pyramid into budgets of its own, which are taken from it here.
+Where the defaults differ: kvpress observes with 64 queries (here 32), protects nothing for mean attention (here the
+newest token, which every step adds), and counts a pyramid's budgets in its own way: they are taken from it here.
 """
 
 from __future__ import annotations

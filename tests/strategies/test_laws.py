@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from transformers import PreTrainedModel
 
+from pipeline.memory import peak_growth
 from strategies.cache import SlotCache
 from tests.strategies import reference, techniques
 from tests.strategies.models import FAMILIES, WINDOW, family, prompt
@@ -46,7 +47,7 @@ def mean_held(cache: SlotCache) -> float:
 
 
 @pytest.mark.parametrize("model_name", FAMILIES)
-@pytest.mark.parametrize("technique", techniques.CACHED)
+@pytest.mark.parametrize("technique", techniques.EXACT)
 def test_a_budget_above_the_length_changes_nothing(technique: str, model_name: str) -> None:
     model, ids = family(model_name), prompt(2, 60)
     cache = techniques.build(technique, model, kv_budget=100)
@@ -58,7 +59,7 @@ def test_a_budget_above_the_length_changes_nothing(technique: str, model_name: s
 
 
 @pytest.mark.parametrize("model_name", FAMILIES)
-@pytest.mark.parametrize("technique", techniques.CACHED)
+@pytest.mark.parametrize("technique", techniques.EXACT)
 def test_generate_gives_the_stock_tokens_below_the_budget(technique: str, model_name: str) -> None:
     model, ids = family(model_name), prompt(2, 20)
     how: dict[str, Any] = {"max_new_tokens": 15, "do_sample": False, "attention_mask": torch.ones_like(ids)}
@@ -88,16 +89,17 @@ def test_reported_bytes_are_the_bytes_held(technique: str) -> None:
     cache = techniques.build(technique, model, BUDGET, headroom)
     assert cache.bytes_held == cache.bytes_logical == 0
     stream(model, cache, prompt(batch, n_tokens), n_prompt=40)
-    token_bytes = 2 * batch * 2 * 8 * 8  # key and value, rows, KV heads, head_dim, float64
-    assert cache.bytes_logical == 3 * bound(technique, "llama", 40, n_tokens) * token_bytes
-    storages, books = [], []
-    for layer in cache.layers:
-        storages += [layer.storage.keys, layer.storage.values]
-        books += [layer.positions, layer.scores, layer.n_seen, *(layer.sinks or [])]
-    held = [tensor.untyped_storage().nbytes() for tensor in storages + books]
-    assert cache.bytes_held == sum(held)
-    bookkeeping = sum(tensor.nbytes for tensor in books)
-    assert cache.bytes_held - bookkeeping <= cache.bytes_logical + 3 * headroom * token_bytes
+    # The allocator itself says what a copy of everything takes; the model's rotary frequencies are not the cache's.
+    of_the_model = {id(layer.rotation): layer.rotation for layer in cache.layers}
+    assert cache.bytes_held == peak_growth(lambda: copy.deepcopy(cache, of_the_model), "cpu")
+    token_bytes = 3 * 2 * batch * 2 * 8 * 8  # layers, key and value, rows, KV heads, head_dim, float64
+    full_bytes = bound(technique, "llama", 40, n_tokens) * token_bytes
+    assert 0 < cache.bytes_logical <= full_bytes
+    if technique in techniques.EXACT:
+        assert cache.bytes_logical == full_bytes
+    books = [[layer.positions, layer.scores, layer.n_seen, *(layer.sinks or [])] for layer in cache.layers]
+    bookkeeping = sum(tensor.nbytes for tensors in books for tensor in tensors)
+    assert cache.bytes_held - bookkeeping <= cache.bytes_logical + headroom * token_bytes
 
 
 @pytest.mark.parametrize("technique", techniques.STREAMING)
@@ -114,7 +116,7 @@ def test_memory_stays_where_it_is_while_decoding_at_the_budget(technique: str) -
     "fed", [[30, *[1] * 30], [1] * 60, [30, *[1] * 10, 8, *[1] * 4, 8]], ids=["prompt", "one", "chunks"]
 )
 @pytest.mark.parametrize("model_name", ["llama", "qwen3", "gpt2"])
-@pytest.mark.parametrize("technique", techniques.CACHED)
+@pytest.mark.parametrize("technique", techniques.EXACT)
 def test_the_brute_force_reference_agrees(technique: str, model_name: str, fed: list[int]) -> None:
     model, ids = family(model_name), prompt(2, sum(fed))
     cache = techniques.build(technique, model, BUDGET)
@@ -132,7 +134,7 @@ def test_the_brute_force_reference_agrees(technique: str, model_name: str, fed: 
     assert (got.argmax(-1) == expected.argmax(-1)).float().mean() > 0.99
 
 
-@pytest.mark.parametrize("technique", techniques.STREAMING)
+@pytest.mark.parametrize("technique", [name for name in techniques.STREAMING if name in techniques.EXACT])
 def test_waiting_some_steps_evicts_what_the_rule_says_all_at_once(technique: str) -> None:
     model, fed = family("llama"), [30, *[1] * 20, 9, *[1] * 5]
     ids = prompt(2, sum(fed))

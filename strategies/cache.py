@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from strategies.attention import attached
-from strategies.layer import Retention, SlotLayer, tensor_bytes
+from strategies.layer import SlotLayer, tensor_bytes
+from strategies.retention import Retention
 from strategies.rope import rotation_of
 from strategies.token.drop import Drop
 from strategies.token.every_step import EveryStep
-from strategies.token.parts import Allocation, OnEvict, Placement, Schedule, Scorer, Sharing, Storage
+from strategies.token.parts import Allocation, Observer, OnEvict, Placement, Schedule, Scorer, Sharing, Storage
 from strategies.token.recency import RecencyScorer
 from strategies.token.recompute import Recompute
 
@@ -79,17 +81,24 @@ def build_cache(
     protected = scorer.n_sinks + scorer.window_size
     if kv_budget is not None and kv_budget <= protected:
         raise ValueError(f"kv_budget={kv_budget}: scorer protects {protected} tokens; valid: more than {protected}")
+    if isinstance(scorer, Observer) and scorer.prompt_only and not schedule.decides_once:
+        names = f"scorer={type(scorer).__name__} judges a whole prompt, but schedule={type(schedule).__name__}"
+        raise ValueError(f"{names} evicts later too; valid: schedule=at_prefill, or another scorer")
     stock = DynamicCache(config=model.config).layers
     windows = [_native_window(layer, model) for layer in stock]
-    budgets = [None] * len(stock) if kv_budget is None else allocation(kv_budget, len(stock))
     rotation = rotation_of(model) if scorer.in_cache_positions else None
     # Where only some layers are sliding, those are small already and are left as the model has them.
     only_sliding = all(windows)
 
+    def share(layer_idx: int, n_tokens: int | None) -> int | None:
+        if kv_budget is None:
+            return None
+        return allocation(kv_budget, len(stock), n_tokens=n_tokens, n_protected=protected)[layer_idx]
+
     def make_layer(layer_idx: int) -> Any:
         if windows[layer_idx] is None:
             return stock[layer_idx]
-        retention = Retention(budgets[layer_idx], scorer, schedule, on_evict)
+        retention = Retention(kv_budget, partial(share, layer_idx), scorer, schedule, on_evict)
         if window := windows[layer_idx]:
             retention = _within(window, retention, follow=only_sliding)
         return SlotLayer(layer_idx, retention, lambda: encoding(placement), headroom=headroom, rotation=rotation)
@@ -116,4 +125,4 @@ def _within(window: int, retention: Retention, *, follow: bool) -> Retention:
     """A sliding layer holds its own window, or less where a technique that is applied to it says so."""
     if follow and retention.kv_budget is not None and retention.kv_budget < window:
         return retention
-    return Retention(window, RecencyScorer(), EveryStep(), Drop())
+    return Retention(window, lambda n_tokens: window, RecencyScorer(), EveryStep(), Drop())

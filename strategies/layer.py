@@ -10,7 +10,6 @@ Shapes: B batch, H KV heads, T new tokens, N held tokens, D head_dim; b is 1 or 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,18 +18,10 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers.cache_utils import CacheLayerMixin
 
 from strategies.attention import causal_attention, grouped_attention, visible
+from strategies.observed import attention_received
+from strategies.retention import Retention
 from strategies.rope import Rotation
-from strategies.token.parts import OnEvict, Schedule, Scorer, Storage
-
-
-@dataclass(frozen=True)
-class Retention:
-    """What a layer keeps: at most `kv_budget` tokens per KV head (None: all), chosen by the scorer."""
-
-    kv_budget: int | None
-    scorer: Scorer
-    schedule: Schedule
-    on_evict: OnEvict
+from strategies.token.parts import Storage
 
 
 class SlotLayer(CacheLayerMixin):
@@ -61,13 +52,22 @@ class SlotLayer(CacheLayerMixin):
         self.storage = self.make_storage()
         self.n_seen = torch.zeros((), dtype=torch.long, device=key_states.device)
         self.n_held = 0
+        self.awaits_attention = False
+        self.kv_budget = self.retention.kv_budget  # the mean, until the first eviction asks for this layer's share
+        self.has_share = False
         self.sinks: tuple[Tensor, Tensor] | None = None  # their keys as they were before anything was evicted
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Returns the new keys and values untouched: `attend` stores them and attends in one go."""
+        """Returns the new keys and values untouched: `attend` stores them and attends in one go.
+
+        Raises RuntimeError where the tokens before these were never attended to, because nobody attached the cache.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        if self.awaits_attention:
+            raise RuntimeError("this cache is not attached; use: with cache.attached(model): model.generate(...)")
+        self.awaits_attention = True
         return key_states, value_states
 
     def attend(
@@ -82,6 +82,7 @@ class SlotLayer(CacheLayerMixin):
     ) -> Tensor:
         """query [B, Hq, T, D] and the new key, value [B, H, T, D] → [B, Hq, T, D]; the new tokens are held after."""
         how = {"scaling": scaling, "softcap": softcap}
+        self.awaits_attention = False
         step = self._decode if self.n_held and key.shape[2] == 1 else self._extend
         output = step(query, key, value, sliding_window, how)
         self.n_seen += key.shape[2]
@@ -90,14 +91,27 @@ class SlotLayer(CacheLayerMixin):
     def _decode(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, how: dict[str, Any]) -> Tensor:
         position = self.n_seen.view(1, 1, 1)
         score = self.retention.scorer.score(key, value, position, self.layer_idx)
-        if self._allowed(self.n_held + 1) > self.n_held:
+        n_allowed = self._settle(self.n_held + 1, n_prompt=None)
+        if n_allowed < self.n_held:
+            self._shrink(n_allowed - 1)
+        if n_allowed > self.n_held:
             self._append(key, value, position, score)
         else:
             self._replace(key, value, position, score)
+        return self._look(query, window, how)
+
+    def _look(self, query: Tensor, window: int | None, how: dict[str, Any]) -> Tensor:
+        """One query on all held tokens, and what the scorer makes of it."""
+        position, score = self.positions[..., : self.n_held], self.scores[..., : self.n_held]
         mask = None
         if window is not None and not self.retention.scorer.contiguous:
-            mask = visible(position, self.positions[..., : self.n_held], window)
-        return self.storage.attend(query, self.n_held, mask, **how)
+            mask = visible(self.n_seen.view(1, 1, 1), position, window)
+        observer = self.retention.step_observer
+        if observer is None:
+            return self.storage.attend(query, self.n_held, mask, **how)
+        output, received = self.storage.attend_observed(query, self.n_held, mask, **how)
+        score.copy_(observer.observe(score, received, self.n_seen + 1 - position, n_queries=1))
+        return output
 
     def _append(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor) -> None:
         if self.n_held == self.storage.capacity:
@@ -108,20 +122,27 @@ class SlotLayer(CacheLayerMixin):
         self.n_held += 1
 
     def _replace(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor) -> None:
-        slot = self._ranked(self.scores, self.positions, newest=position).argmin(-1, keepdim=True)
+        slot = self.retention.ranked(self.scores, self.positions, newest=position).argmin(-1, keepdim=True)
         self.retention.on_evict(self.storage, slot)
         self.storage.replace(slot, key, value)
         self.positions.scatter_(-1, slot, position.expand_as(slot))
         self.scores.scatter_(-1, slot, score)
         self._move_sinks(self.n_seen + 1 - self.n_held)
 
+    def _shrink(self, n_kept: int) -> None:
+        """Evict several tokens at once, where the schedule has waited for them or this layer's share is a small one."""
+        position, score = self.positions[..., : self.n_held], self.scores[..., : self.n_held]
+        rank = self.retention.ranked(score, position, newest=self.n_seen)
+        self._keep(*self.storage.tokens(self.n_held), position, score, rank, n_kept)
+        self._move_sinks(self.n_seen - n_kept)
+
     def _extend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, how: dict[str, Any]) -> Tensor:
         """A prompt, or several tokens appended to one: attend to old and new first, evict after."""
-        new = self.n_seen + torch.arange(key.shape[2], device=key.device)[None, None]
-        score = self.retention.scorer.score(key, value, new, self.layer_idx)
+        new = self.n_seen + torch.arange(key.shape[2], device=key.device)
+        score = self.retention.scorer.score(key, value, new[None, None], self.layer_idx)
         position = new.expand(*score.shape[:2], -1)
-        prefill = self.n_held == 0
-        if prefill:
+        n_prompt = None if self.n_held else key.shape[2]
+        if n_prompt:
             output = causal_attention(query, key, value, sliding_window=window, **how)
         else:
             old_key, old_value = self.storage.tokens(self.n_held)
@@ -129,27 +150,59 @@ class SlotLayer(CacheLayerMixin):
             position = torch.cat([self.positions[..., : self.n_held], position], -1)
             score = torch.cat([self.scores[..., : self.n_held], score], -1)
             output = grouped_attention(query, key, value, visible(new, self._as_seen(position), window), **how)
-        self._retain(key, value, position, score, n_seen=self.n_seen + query.shape[2], prefill=prefill)
+        n_tokens, n_allowed = key.shape[2], self._settle(key.shape[2], n_prompt=n_prompt)
+        # What will never be decided by attention needs no look at it.
+        if self.retention.step_observer or (self.retention.observer and n_allowed < n_tokens):
+            score = self._observed(query, key, new, position, score, window, how)
+        if n_allowed == n_tokens:
+            self._load(key, value, position, score)
+        else:
+            n_seen = self.n_seen + query.shape[2]
+            rank = self.retention.ranked(score, position, newest=n_seen - 1)
+            self._keep(key, value, position, score, rank, n_allowed)
+            self._move_sinks(n_seen - n_allowed)
         return output
 
-    def _retain(
-        self, key: Tensor, value: Tensor, position: Tensor, score: Tensor, *, n_seen: Tensor, prefill: bool
-    ) -> None:
-        n_tokens = key.shape[2]
-        n_kept = self._allowed(n_tokens, prefill=prefill)
-        if n_kept == n_tokens:
-            self._load(key, value, position, score)
-            return
-        rank = self._ranked(score, position, newest=n_seen - 1)
-        kept = rank.topk(n_kept, dim=-1).indices.sort(-1).values  # by position, so that sinks come first
+    def _observed(
+        self,
+        query: Tensor,
+        key: Tensor,
+        new: Tensor,
+        position: Tensor,
+        score: Tensor,
+        window: int | None,
+        how: dict[str, Any],
+    ) -> Tensor:
+        """Scores [b, h, N] once the newest queries, at positions `new` [T], have looked at all tokens at hand."""
+        observer = self.retention.observer
+        assert observer is not None
+        n_queries = min(len(new), observer.n_observed or len(new))
+        at = self._as_seen(position) if self.n_held else None
+        received = attention_received(query[:, :, -n_queries:], key, new[-n_queries:], at, sliding_window=window, **how)
+        return observer.observe(score, received, self.n_seen + len(new) - position, n_queries)
+
+    def _settle(self, n_tokens: int, *, n_prompt: int | None) -> int:
+        """How many of `n_tokens` may stay; with the first eviction this layer's own share of the budget applies."""
+        n_allowed = self._allowed(n_tokens, prefill=n_prompt is not None)
+        if self.has_share or n_allowed == n_tokens:
+            return n_allowed
+        once = self.retention.schedule.decides_once
+        self.kv_budget, self.has_share = self.retention.share(n_prompt if once else None), True
+        return self._allowed(n_tokens, prefill=n_prompt is not None)
+
+    def _allowed(self, n_tokens: int, *, prefill: bool = False) -> int:
+        return self.retention.schedule.allowed(n_tokens, self.kv_budget, prefill=prefill)
+
+    def _keep(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor, rank: Tensor, n_kept: int) -> None:
+        """Hold the `n_kept` tokens with the highest ranks; in the order of slots, so that sinks stay first."""
+        kept = rank.topk(n_kept, dim=-1).indices.sort(-1).values
         index = kept[..., None].expand(*key.shape[:2], -1, key.shape[3])
         self._load(key.gather(2, index), value.gather(2, index), position.gather(-1, kept), score.gather(-1, kept))
-        self._move_sinks(n_seen - n_kept)
 
     def _load(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor) -> None:
         """Hold exactly these tokens, with room for those that may follow before the next allocation."""
         self.n_held = key.shape[2]
-        capacity = self._allowed(self.n_held + self.headroom)
+        capacity = self.retention.schedule.capacity(self.n_held + self.headroom, self.kv_budget)
         self.storage.load(key, value, capacity)
         self.positions, self.scores = _with_room(position, capacity), _with_room(score, capacity)
 
@@ -168,19 +221,6 @@ class SlotLayer(CacheLayerMixin):
             return position
         n_evicted = self.n_seen - self.n_held
         return torch.where(position < self.retention.scorer.n_sinks, position + n_evicted, position)
-
-    def _ranked(self, score: Tensor, position: Tensor, *, newest: Tensor) -> Tensor:
-        """Scores with the protected tokens on top: the sinks, and the window that ends at position `newest`."""
-        scorer = self.retention.scorer
-        top = torch.finfo(score.dtype).max if score.is_floating_point() else torch.iinfo(score.dtype).max
-        if scorer.n_sinks:
-            score = score.masked_fill(position < scorer.n_sinks, top)
-        if scorer.window_size:
-            score = score.masked_fill(position > newest - scorer.window_size, top)
-        return score
-
-    def _allowed(self, n_tokens: int, *, prefill: bool = False) -> int:
-        return self.retention.schedule.allowed(n_tokens, self.retention.kv_budget, prefill=prefill)
 
     @property
     def bytes_logical(self) -> int:

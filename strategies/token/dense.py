@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from strategies.attention import grouped_attention
+from strategies.observed import observed_attention
 from strategies.token.parts import Placement
 
 
@@ -68,6 +69,13 @@ class DenseStorage:
         """query [B, Hq, 1, D] on all held tokens → [B, Hq, 1, D]."""
         key, value = self.tokens(n_held)
         return grouped_attention(query, key, value, mask, scaling=scaling, softcap=softcap)
+
+    def attend_observed(
+        self, query: Tensor, n_held: int, mask: Tensor | None, *, scaling: float, softcap: float | None
+    ) -> tuple[Tensor, Tensor]:
+        """As `attend`, and what every held token received, summed over the query heads of its KV head [B, H, N]."""
+        key, value = self.tokens(n_held)
+        return observed_attention(query, key, value, mask, scaling=scaling, softcap=softcap)
 
     def reorder(self, beam_idx: Tensor) -> None:
         self.keys = self.keys.index_select(0, beam_idx)

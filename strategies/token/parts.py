@@ -6,7 +6,7 @@ Shapes: B batch, H KV heads, T new tokens, N held tokens, D head_dim; b is 1 or 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -47,19 +47,54 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
+class Observer(Scorer, Protocol):
+    """A scorer that is shown attention. Its `score` of a newcomer is what stands before any was received."""
+
+    @property
+    def n_observed(self) -> int | None:
+        """So many of the newest queries are shown after a prompt; None: all of them."""
+        ...
+
+    @property
+    def prompt_only(self) -> bool:
+        """Whether it can judge a prompt only, where all tokens are still there and in order."""
+        ...
+
+    def observe(self, score: Tensor, received: Tensor, age: Tensor, n_queries: int) -> Tensor:
+        """Scores [b, h, N] so far and what each held token received from `n_queries` queries [B, H, N] → scores.
+
+        received: attention summed over those queries and the G query heads of a KV head. age [b, h, N]: queries that
+        could see the token so far, these included. After a prompt, tokens lie in the order of their positions.
+        """
+        ...
+
+
 class Allocation(Protocol):
     """How many tokens per layer?"""
 
-    def __call__(self, kv_budget: int, n_layers: int) -> list[int]:
-        """Mean budget in tokens per KV head → budget of each layer."""
+    def __call__(self, kv_budget: int, n_layers: int, *, n_tokens: int | None, n_protected: int) -> list[int]:
+        """Mean budget in tokens per KV head → budget of each layer, n_protected tokens of each already spoken for.
+
+        n_tokens: length of the prompt where that is all there is to choose from, None where eviction goes on.
+        """
         ...
 
 
 class Schedule(Protocol):
     """When is it decided?"""
 
+    @property
+    def decides_once(self) -> bool:
+        """Whether nothing is evicted any more after the prompt."""
+        ...
+
     def allowed(self, n_tokens: int, kv_budget: int | None, *, prefill: bool) -> int:
         """How many of `n_tokens` may stay, right after the prompt (`prefill`) or in any later step."""
+        ...
+
+    def capacity(self, n_tokens: int, kv_budget: int | None) -> int:
+        """The most that are held at once on the way to `n_tokens`, from a prompt that is already evicted."""
         ...
 
 
@@ -108,6 +143,12 @@ class Storage(Protocol):
         self, query: Tensor, n_held: int, mask: Tensor | None, *, scaling: float, softcap: float | None
     ) -> Tensor:
         """query [B, Hq, 1, D] on all held tokens under mask [b, h, 1, N] → [B, Hq, 1, D]."""
+        ...
+
+    def attend_observed(
+        self, query: Tensor, n_held: int, mask: Tensor | None, *, scaling: float, softcap: float | None
+    ) -> tuple[Tensor, Tensor]:
+        """As `attend`, and what every held token received, summed over the query heads of its KV head [B, H, N]."""
         ...
 
     def reorder(self, beam_idx: Tensor) -> None:

@@ -7,7 +7,7 @@ turning every single key and query back and forth.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,33 +20,58 @@ Loser = Callable[[list[int], int], int]  # (held positions, newest position) →
 
 @dataclass(frozen=True)
 class Row:
-    """What one sequence feeds to one KV head of one layer: every token, also those that are evicted later."""
+    """What one sequence feeds to one layer: every token, also those that are evicted later; `head` is a KV head."""
 
     layer: int
-    head: int  # among the KV heads
-    query: Tensor  # [G, T, D], of the query heads that share it
-    key: Tensor  # [T, D]
-    value: Tensor  # [T, D]
+    head: int
+    queries: Tensor  # [Hq, T, D]
+    keys: Tensor  # [H, T, D]
+    values: Tensor  # [H, T, D]
     scaling: float
+    seen: Kept = field(default_factory=list)  # what each query saw, as far as it has come
+
+    @property
+    def query(self) -> Tensor:
+        """[G, T, D], of the query heads that share the KV head."""
+        return self.queries.chunk(len(self.keys))[self.head]
+
+    @property
+    def key(self) -> Tensor:
+        return self.keys[self.head]
+
+    @property
+    def value(self) -> Tensor:
+        return self.values[self.head]
+
+    def received(self, first: int = 0) -> Tensor:
+        """Attention [T] that each token got so far from the queries `first` and later, summed over the query heads."""
+        total = self.key.new_zeros(len(self.key))
+        for position, seen in enumerate(self.seen[first:], first):
+            total[seen] += (self.query[:, position] @ self.key[seen].T * self.scaling).softmax(-1).sum(0)
+        return total
 
 
-def kept_sets(fed: list[int], budget: int, loser: Loser | None) -> Kept:
+def kept_sets(
+    row: Row, fed: list[int], budget: int, loser: Loser | None, *, once: bool = False, n_steps: int = 1
+) -> Kept:
     """`fed` is a prompt and what is appended to it, piece by piece, as numbers of tokens.
 
-    A piece of several tokens attends to all that is held and to itself, and is evicted down after; a single token
-    takes the place of a loser first.
+    A piece of several tokens attends to all that is held and to itself, and is evicted down after; for a single token
+    room is made first. `once`: only the prompt is evicted from. `n_steps`: not before so many are too many.
     """
-    sets: Kept = []
     held: list[int] = []
-    for n_new in fed:
-        if n_new == 1 and held and loser and len(held) == budget:
-            held.remove(loser(held, len(sets)))
+    for piece, n_new in enumerate(fed):
+        evicting = loser if piece == 0 or not once else None
+        if n_new == 1 and held and evicting and len(held) + 1 >= budget + n_steps:
+            while len(held) >= budget:
+                held.remove(evicting(held, len(row.seen)))
         for _ in range(n_new):
-            held.append(len(sets))
-            sets.append(held.copy())
-        while loser and len(held) > budget:
-            held.remove(loser(held, len(sets) - 1))
-    return sets
+            held.append(len(row.seen))
+            row.seen.append(held.copy())
+        if evicting and (piece == 0 or len(held) >= budget + n_steps):
+            while len(held) > budget:
+                held.remove(evicting(held, len(row.seen) - 1))
+    return row.seen
 
 
 def logits(model: PreTrainedModel, ids: Tensor, kept: Callable[[Row], Kept], *, in_cache: bool) -> Tensor:
@@ -56,11 +81,11 @@ def logits(model: PreTrainedModel, ids: Tensor, kept: Callable[[Row], Kept], *, 
         module: Any, query: Tensor, key: Tensor, value: Tensor, mask: None, *, scaling: float, **_: Any
     ) -> tuple[Tensor, None]:
         output = torch.empty_like(query)
-        groups = query.chunk(key.shape[1], dim=1)  # views: what is written into one lands in `output`
-        for head, (queries, written) in enumerate(zip(groups, output.chunk(key.shape[1], dim=1), strict=True)):
-            for b in range(len(ids)):
-                row = Row(module.layer_idx, head, queries[b], key[b, head], value[b, head], scaling)
-                written[b] = _attend(model, row, kept(row), in_cache=in_cache)
+        written = output.unflatten(1, (key.shape[1], -1))
+        for b in range(len(ids)):
+            for head in range(key.shape[1]):
+                row = Row(module.layer_idx, head, query[b], key[b], value[b], scaling)
+                written[b, head] = _attend(model, row, kept(row), in_cache=in_cache)
         return output.transpose(1, 2), None
 
     AttentionInterface.register("brute_force", attention)

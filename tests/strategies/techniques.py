@@ -12,29 +12,48 @@ from transformers import PreTrainedModel
 
 from strategies.cache import SlotCache
 
-_CONF = Path(__file__).parents[2] / "conf"
-ALL = sorted(path.stem for path in (_CONF / "strategy").glob("*.yaml"))
+CONF = Path(__file__).parents[2] / "conf"
+ALL = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
+
+
+BUDGET = 24
 
 
 @cache
-def config(technique: str) -> Any:
-    with initialize_config_dir(str(_CONF), version_base="1.3"):
-        return compose("config", [f"strategy={technique}", "profile=cpu"])
+def config(technique: str, *overrides: str) -> Any:
+    """As published but for `overrides`; only a window that would fill the budget of the tests is made to fit."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        published = compose("config", [f"strategy={technique}", "profile=cpu", *overrides])
+    if (published.strategy.get("scorer") or {}).get("window_size", 0) >= BUDGET:
+        published.strategy.scorer.window_size = 8
+    return published
 
 
 def evicts(technique: str) -> bool:
     return config(technique).strategy.keep_ratio is not None
 
 
+def holds_numbers_as_they_are(technique: str) -> bool:
+    parts = config(technique).strategy
+    held = (parts.encoding, parts.sharing, parts.on_evict)
+    return [part._target_.rpartition(".")[2] for part in held] == ["DenseStorage", "Unshared", "Drop"]
+
+
 FOREIGN = [name for name in ALL if ".foreign." in config(name).strategy.cache._target_]
 OURS = [name for name in ALL if name not in FOREIGN]
 CACHED = [name for name in OURS if "recompute" not in str(config(name).strategy.placement)]
 EVICTING = [name for name in OURS if evicts(name)]
+# What comes out of these is what went in, to the last digit; encodings, sharing and merging have error bounds instead.
+EXACT = [name for name in CACHED if holds_numbers_as_they_are(name)]
+ONCE = [name for name in EVICTING if "AtPrefill" in str(config(name).strategy.schedule)]
+STREAMING = [name for name in EVICTING if name not in ONCE]
 
 
-def build(technique: str, model: PreTrainedModel, kv_budget: int = 24, headroom: int = 8) -> SlotCache:
+def build(
+    technique: str, model: PreTrainedModel, kv_budget: int = BUDGET, headroom: int = 8, *overrides: str
+) -> SlotCache:
     """A cache of the technique; one that keeps everything ignores the budget."""
     budget = kv_budget if evicts(technique) else None
-    cache = instantiate(config(technique).strategy.cache)(model=model, kv_budget=budget, headroom=headroom)
+    cache = instantiate(config(technique, *overrides).strategy.cache)(model=model, kv_budget=budget, headroom=headroom)
     assert isinstance(cache, SlotCache)
     return cache

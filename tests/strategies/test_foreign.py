@@ -44,9 +44,12 @@ def stream(model: PreTrainedModel, cache: Any, ids: Tensor, n_prompt: int) -> Te
 
 def windowed(model: PreTrainedModel, ids: Tensor, n_prompt: int, kept: reference.Kept | None = None) -> Tensor:
     fed = [n_prompt, *[1] * (ids.shape[1] - n_prompt)]
-    kept = kept or reference.kept_sets(fed, WINDOW, lambda held, newest: min(held))
+
+    def newest(row: reference.Row) -> reference.Kept:
+        return kept or reference.kept_sets(row, fed, WINDOW, lambda held, newest: min(held))
+
     with torch.inference_mode():
-        return reference.logits(model, ids, lambda *_: kept, in_cache=False)
+        return reference.logits(model, ids, newest, in_cache=False)
 
 
 @pytest.mark.parametrize("model_name", FULL_ATTENTION)

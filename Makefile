@@ -6,16 +6,19 @@ STAMP := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help repro test lint report clean
+.PHONY: help install repro test lint report clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+install: $(STAMP) ## install into .venv, nothing else
 
 repro: $(STAMP) ## install if needed, run every experiment that is not up to date, render the report
 	@dvc repro && echo "the report is in reports/report.md"
 
 test: lint ## everything that must hold: format, lint, types, all tests
-	@python -m pytest --durations=15
+	@python -m pytest -q -m alone
+	@OMP_NUM_THREADS=1 python -m pytest -m "not alone" --numprocesses logical --maxprocesses 4 --durations=15
 
 lint: $(STAMP) ## format, lint and types only
 	@ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +16,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from pipeline.grid import Done, Grid
+from pipeline.hardware import n_usable_cores
 from pipeline.record import Cost, Interval, Quality, Record
+from pipeline.report.verdicts import answered
 
 IDENTITY = ("technique", "model", "tokens", "batch", "kept")
 COST = ("KV held", "of full", "TTFT", "TPOT", "TPOT / full")
 QUALITY = ("recall aware", "agnostic", "text nats")
 COLUMNS = IDENTITY + COST + QUALITY
 NO_LIMIT = 1000  # characters of a line
+TOO_WIDE = 10.0  # high over low of an interval that no longer says anything
 
 
 class Announce(Protocol):
@@ -45,6 +49,8 @@ def progress(n_cells: int, title: str) -> Iterator[Announce]:
         refresh_per_second=1,
         disable=not console.is_terminal,
     ) as bar:
+        if (load := os.getloadavg()[0]) > n_usable_cores() + 1:
+            console.print(f"this machine is busy (load {load:.0f}): times will be noisy, not quality", markup=False)
         task = bar.add_task(title, total=n_cells)
         seen: list[Done] = []
 
@@ -66,6 +72,8 @@ def show(grid: Grid, root: Path) -> None:
     for table in _tables([COLUMNS[i] for i in filled], [[row[i] for i in filled] for row in rows], console):
         console.print(table)
     for done in grid.cells:
+        for note in _notes(done.record):
+            _print(console, f"note {done.record.cell.slug}: {note}")
         if done.record.status != "ok":
             _print(console, f"{done.record.status} {done.record.cell.slug}: {done.record.reason}")
             _print(console, f"  what would help: {done.record.remedy}")
@@ -124,7 +132,10 @@ def _cost(cost: Cost | None) -> list[str]:
 def _quality(quality: Quality | None) -> list[str]:
     if quality is None:
         return [""] * len(QUALITY)
-    text = f"{quality.text.nll:.2f} ({quality.text.nll - quality.text.nll_full:+.2f})" if quality.text else ""
+    text = ""
+    if quality.text:
+        difference = round(quality.text.nll - quality.text.nll_full, 2) + 0.0  # no negative zero
+        text = f"{quality.text.nll:.2f} ({difference:+.2f})"
     return [_recall(quality, "query_aware"), _recall(quality, "query_agnostic"), text]
 
 
@@ -136,7 +147,23 @@ def _recall(quality: Quality, protocol: str) -> str:
 
 
 def _interval(interval: Interval) -> str:
+    if not _is_narrow(interval):
+        return "too noisy"
     return f"{interval.estimate:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def _is_narrow(ratio: Interval) -> bool:
+    return ratio.high < TOO_WIDE * ratio.low
+
+
+def _notes(record: Record) -> Iterator[str]:
+    """What a reader of the table should know before believing it."""
+    if record.cost and not _is_narrow(record.cost.tpot_ratio):
+        yield "the trials differ too much to compare; a machine that does nothing else, or more trials, would help"
+    tasks = record.quality.tasks if record.quality else []
+    if failing := [task.task for task in tasks if not answered(task)]:
+        named = ", ".join(dict.fromkeys(failing))
+        yield f"the full cache itself mostly fails at {named}: that says nothing about a cache"
 
 
 def _shorten(path: Path, root: Path) -> Path:

@@ -38,6 +38,7 @@ class Plan:
     experiment: Experiment
     fingerprints: dict[Cell, str]
     existing: dict[Path, Record]
+    outdated: list[Path]  # what older versions wrote counts as not measured
     kept: dict[Cell, Record]
 
     @property
@@ -64,17 +65,31 @@ def planned(experiment: Experiment) -> Iterator[Plan]:
     with _locked(experiment, folder):
         for half_written in folder.glob(".*.tmp"):
             half_written.unlink()
-        existing = {path: record.read(path) for path in sorted(folder.glob("*.json"))}
+        existing, outdated = _read(folder)
         kept = {
             cell: old
             for cell, digest in fingerprints.items()
             if (old := existing.get(_path(experiment, cell))) and old.fingerprint == digest and old.status == "ok"
         }
-        plan = Plan(experiment, fingerprints, existing, kept)
+        plan = Plan(experiment, fingerprints, existing, outdated, kept)
         if not plan.is_done:
             tracking.check(experiment.tracking)
             checks.check_shape(experiment)
         yield plan
+
+
+def _read(folder: Path) -> tuple[dict[Path, Record], list[Path]]:
+    """Records, and files that an older version wrote."""
+    found: dict[Path, Record] = {}
+    outdated = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found[path] = record.read(path)
+        except record.OutdatedRecord:
+            outdated.append(path)
+    if outdated:
+        print(f"{folder}: {len(outdated)} records of an older version count as not measured", file=sys.stderr)
+    return found, outdated
 
 
 def run_grid(plan: Plan, announce: Callable[[Done], None]) -> Grid:
@@ -158,10 +173,13 @@ def _remedy(error: Exception) -> str:
 
 
 def _prune(plan: Plan) -> list[Path]:
-    """Remove the records that differ from this grid in its own dimensions only: length, batch, budget, seed."""
+    """Remove the records that differ from this grid in its own dimensions only: length, batch, budget, seed; and what
+    older versions left.
+    """
     grid = {_path(plan.experiment, cell) for cell in plan.fingerprints}
     owned = {_owner(cell) for cell in plan.fingerprints}
     stale = [path for path, old in plan.existing.items() if path not in grid and _owner(old.cell) in owned]
+    stale += [path for path in plan.outdated if path not in grid]
     for path in stale:
         path.unlink()
     return stale

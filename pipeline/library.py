@@ -27,7 +27,7 @@ def build_cache(technique: str, model: Any, *overrides: str, kv_budget: int | No
     if technique not in known:
         raise ValueError(f"technique={technique}: unknown; valid: {', '.join(known)}")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", [f"strategy={technique}", *overrides])
+        cfg = compose("config", [f"strategy={technique}", "profile=cpu", *overrides])
     evicts = takes_budget(technique, cfg.strategy.get("schedule"))
     if evicts != (kv_budget is not None):
         valid = "a number of tokens per KV head" if evicts else "none, it keeps everything or nothing"

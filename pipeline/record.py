@@ -183,13 +183,19 @@ def write(record: Record, path: Path) -> None:
     os.replace(file.name, path)
 
 
+class OutdatedRecord(ValueError):
+    """A record that an older version wrote."""
+
+
 def read(path: Path) -> Record:
-    """Raises ValueError, naming the file, when it is not a record of this schema."""
+    """Raises ValueError, naming the file, when it is not a record; OutdatedRecord when it is one of another schema."""
     try:
         return Record.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "file"
+        if field == "schema_version":
+            raise OutdatedRecord(f"{path}: a record of another version; measure its cell again, or delete it") from None
         raise ValueError(
             f"corrupt record {path}: {field}: {first['msg']}; delete the file to measure the cell again"
         ) from None

@@ -36,6 +36,11 @@ def one_line(error: Exception) -> str:
         return f"{group}={name}: not found; valid: {', '.join(error.options)}{_closest(name, list(error.options))}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as name=value; quote values that hold spaces, commas or brackets"
+    if match := re.match(r"Ambiguous value for argument '([\w./@]+)=(.*?)'", str(error)):
+        name, values = match.groups()
+        return (
+            f"{name}={values}: several values; valid: {name}=[{values}] for a list, or --multirun for one after another"
+        )
     if match := re.search(r"Could not (?:override|append to config.*) '?([\w./@]+)'?", str(error)):
         known = option_names()
         return f"{match[1]}: no such option; see --help{_closest(match[1], known)}"

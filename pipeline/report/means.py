@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -27,13 +27,18 @@ def recall_loss(row: Row) -> Interval | None:
 def recall_gain(row: Row) -> Interval | None:
     """None beyond the trained length too: there a cell is about cost only."""
     tasks = row.record.quality.tasks if row.record.quality and row.in_trained_length else []
-    mean = mean_difference([task for task in tasks if task.protocol == STRICTER])
+    mean = mean_difference(answered(tasks, STRICTER))
     return mean and verdicts.rounded(mean)
 
 
 def text_loss(row: Row) -> Interval | None:
     text = row.record.quality.text if row.record.quality and row.in_trained_length else None
     return verdicts.rounded(text.nll_difference) if text else None
+
+
+def answered(tasks: Iterable[TaskQuality], protocol: str) -> list[TaskQuality]:
+    """The tasks of one protocol that count: those that the full cache can do."""
+    return [task for task in tasks if task.protocol == protocol and verdicts.answered(task)]
 
 
 def mean_difference(tasks: Sequence[TaskQuality]) -> Interval | None:

@@ -14,7 +14,7 @@ from pipeline.record import Interval, TaskQuality, TextQuality
 from pipeline.report import quantities as q
 from pipeline.report.drawing import INK, Mark, dodge, error_bars, figure, legend, mark
 from pipeline.report.evidence import Row, group, held_share
-from pipeline.report.means import mean_difference
+from pipeline.report.means import answered, mean_difference
 from pipeline.report.tables import PROTOCOL
 
 Names = Mapping[tuple[str, str], str]
@@ -40,7 +40,7 @@ def _recall_panel(axes: Axes, rows: Sequence[Row], protocol: str) -> None:
     measured = {id(row): _tasks(row, protocol) for row in rows}
     shares = [(row, held_share(measured[id(row)])) for row in rows]
     for row, x in _side_by_side(shares):
-        tasks = measured[id(row)]
+        tasks = answered(measured[id(row)], protocol)
         if mean := mean_difference(tasks):
             _point(axes, row, x, _moved(mean, statistics.fmean(task.accuracy_full for task in tasks)))
 

@@ -1,4 +1,4 @@
-"""Techniques in order of one quantity; intervals that overlap share a rank."""
+"""Techniques in order of one quantity; a rank is one more than the number of those that lie wholly below."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def rankings(rows: Sequence[Row], names: Mapping[tuple[str, str], str]) -> list[
 
 
 def ranks(values: Sequence[Interval]) -> list[int]:
-    """Smallest first: 1 + how many lie wholly below, so that overlapping intervals can share a rank."""
+    """Smallest first; where nobody lies wholly below, several are first."""
     return [1 + sum(other.high < value.low for other in values) for value in values]
 
 

@@ -75,6 +75,13 @@ def how_to_read() -> list[str]:
         f"afterwards. Under the {aware} protocol the question's own kept tokens have attended to the whole prompt, so "
         f"a part of a window's {aware} score is what the question carried over. The {agnostic} score is the stricter "
         "one, and quality is ranked by it.",
+        "The tasks hide facts (a key and its value) in text and ask for a value. *single needle*: one fact. *multi "
+        "key 8* and *32*: one of so many. *multi query*: eight of 32. *variable tracking*: the last of four "
+        "assignments to one of two variables. *most frequent*: the value that one key was given most often.",
+        f"A task counts where the full cache itself answers at least {q.share(verdicts.ANSWERED)} of its items; below, "
+        f"it is “{verdicts.NOT_ANSWERED}” and in no mean: what a model cannot do, no cache can spoil.",
+        "Text, as haystack and for its loss, is the one that a record names: held-out files of Python's standard "
+        "library, if nothing else was given.",
         "*Stability* is p90 over p50 of all decode steps, with a bootstrap over steps. Steps that follow each other "
         "are not quite independent, so that its interval is rather too narrow.",
         "Random eviction keeps one fixed random sample: its seed is in its record, and another seed would give other "
@@ -241,7 +248,7 @@ def _recall_lines(rows: Sequence[Row]) -> list[str]:
     if not any(differs(row) for row in rows):
         n = q.plural(len(measured), "measurement")
         return [f"Recall was that of {_reference(rows)} to {verdicts.DECIMALS} decimals in all of {n}."]
-    said = group(measured, lambda pair: verdicts.accuracy(pair[1].accuracy_difference))
+    said = group(measured, lambda pair: verdicts.recall(pair[1]))
     counts = [f"{verdict} in {q.count(len(pairs))}" for verdict, pairs in said.items()]
     summary = f"Recall against {_reference(rows)}, in {q.plural(len(measured), 'measurement')}: {', '.join(counts)}."
     return [summary, *_worst(said.get(verdicts.WORSE, []))]

@@ -13,7 +13,7 @@ from pipeline.record import Arm, Cost, TaskQuality, TextQuality
 from pipeline.report import quantities as q
 from pipeline.report import verdicts
 from pipeline.report.evidence import Row, held_share
-from pipeline.report.means import mean_difference, recall_gain
+from pipeline.report.means import answered, mean_difference, recall_gain
 
 STATUS = {"ok": "measured", "error": "failed", "skipped": "skipped"}
 PROTOCOL = {"query_aware": "query-aware", "query_agnostic": "query-agnostic"}
@@ -90,7 +90,7 @@ def held_cells(measured: Sequence[TaskQuality | TextQuality]) -> list[str]:
 
 
 def _mean_accuracy(tasks: Iterable[TaskQuality], protocol: str) -> str:
-    found = [task for task in tasks if task.protocol == protocol]
+    found = answered(tasks, protocol)
     mean = mean_difference(found)
     accuracy = statistics.fmean(task.accuracy for task in found) if found else 0.0
     return f"{q.decimal(accuracy)} ({q.signed(mean.estimate)})" if mean else q.DASH
@@ -201,7 +201,7 @@ def technique_recall(row: Row) -> Table:
             PROTOCOL[task.protocol],
             f"{q.decimal(task.accuracy)} ({q.decimal(task.accuracy_full)})",
             q.signed_interval(task.accuracy_difference),
-            verdicts.accuracy(task.accuracy_difference),
+            verdicts.recall(task),
             q.signed_interval(task.nll_difference),
             q.decimal(task.kl_to_full),
             q.share(task.top1_agreement),

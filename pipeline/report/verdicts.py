@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.record import Interval
+from pipeline.record import Interval, TaskQuality
 
 FASTER, SLOWER = "faster", "slower"
 BETTER, WORSE = "better", "worse"
@@ -12,6 +12,8 @@ STEADIER, UNSTEADIER = "steadier", "less steady"
 NO_DIFFERENCE = "no difference found"
 ONE_SAMPLE = "one sample"
 UNDEFINED = "undefined"
+NOT_ANSWERED = "not answered by the full cache either"
+ANSWERED = 0.5  # accuracy of the full cache below which a task says nothing about a cache
 DECIMALS = 3  # a difference in quality that vanishes when it is written is rounding in the arithmetic, not a loss
 
 
@@ -31,6 +33,15 @@ def stability(spread: Interval, full: Interval, full_again: Interval) -> str:
     if by_chance or (spread.low <= full.high and full.low <= spread.high):
         return NO_DIFFERENCE
     return STEADIER if spread.estimate < full.estimate else UNSTEADIER
+
+
+def answered(task: TaskQuality) -> bool:
+    """Whether the model can do the task at all: what it cannot, no cache can spoil."""
+    return task.accuracy_full >= ANSWERED
+
+
+def recall(task: TaskQuality) -> str:
+    return accuracy(task.accuracy_difference) if answered(task) else NOT_ANSWERED
 
 
 def accuracy(difference: Interval) -> str:

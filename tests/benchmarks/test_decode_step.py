@@ -61,6 +61,7 @@ def block_ratios(results_dir: Path) -> dict[str, list[float]]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_slots_beat_concatenation_at_4096_tokens(tmp_path: Path) -> None:
     """With one thread. Judged by the median over all blocks of both tries: a block that other work fell into moves it
     little, whereas the better of two tries would let a slower cache pass by luck.

@@ -113,3 +113,30 @@ def test_progress_in_a_pipe_is_a_plain_line_for_each_cell(encoding):
     done = subprocess.run([sys.executable, "-c", PROGRESS], cwd=ROOT, env=environment, capture_output=True, check=True)
     assert done.stderr.decode("ascii") == "[1/2] attention_sink on bench, 512 tokens, batch 1: ok after 1.0 s\n"
     assert not done.stdout
+
+
+def test_a_task_that_the_full_cache_cannot_do_is_named_beside_the_table(monkeypatch):
+    judged = factory.judged("sliding_window")
+    assert judged.quality
+    tasks = [judged.quality.tasks[0].model_copy(update={"accuracy_full": 0.1}), *judged.quality.tasks[1:]]
+    failing = judged.model_copy(update={"quality": judged.quality.model_copy(update={"tasks": tasks})})
+    for record, named in ((judged, False), (failing, True)):
+        said = "\n".join(shown(monkeypatch, [Done(record, PATH, reused=False)], width=None))
+        assert (f"the full cache itself mostly fails at {tasks[0].task}" in said) is named
+
+
+def test_trials_that_differ_too_much_are_said_to_and_not_quoted(monkeypatch):
+    timed = factory.timed("sliding_window")
+    assert timed.cost
+    wide = timed.cost.tpot_ratio.model_copy(update={"estimate": 3.75, "low": 0.0, "high": 534_715.6})
+    record = timed.model_copy(update={"cost": timed.cost.model_copy(update={"tpot_ratio": wide})})
+    said = "\n".join(shown(monkeypatch, [Done(record, PATH, reused=False)], width=None))
+    assert "too noisy" in said and "a machine that does nothing else" in said and "534" not in said
+
+
+def test_a_busy_machine_is_told_before_anything_is_measured(monkeypatch, capsys):
+    for load, told in ((0.5, False), (64.0, True)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, load, load))
+        with console.progress(1, "full on tiny"):
+            pass
+        assert ("this machine is busy (load 64)" in capsys.readouterr().err) is told

@@ -20,8 +20,8 @@ from pipeline.refusals import CONF
 STAGES: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(ROOT / "dvc.yaml"))["stages"]
 STRATEGIES = list(OmegaConf.load(ROOT / "params.yaml").strategies)
 # How an error is said or a table is shown changes no result; `pipeline` itself holds ROOT alone.
-SHOWN = ["pipeline", "pipeline.run", "pipeline.console", "pipeline.refusals"]
-FOLLOWED = "pipeline.tracking"  # how a run is followed changes no result, nor does what serves only this
+SHOWN = ["pipeline", "pipeline.run", "pipeline.refusals"]
+SEEN = ("pipeline.tracking", "pipeline.console")  # how a run is followed changes no result, nor what serves only that
 # Hashing, judging or loading a trained model has no part in its training.
 NOT_A_REASON = {
     "train": [f"pipeline.{name}" for name in (*train.NO_PART, "judgement", "folders", "hub", "text")],
@@ -52,7 +52,7 @@ def test_every_strategy_of_ours_has_its_stage_and_those_of_other_packages_are_ru
 @pytest.mark.parametrize("stage", ENTRY)
 def test_dependencies_cover_the_imported_code(stage):
     deps = [ROOT / path for path in STAGES[stage].get("do", STAGES[stage])["deps"]]
-    leave_out = (FOLLOWED, *(() if stage in ("token", "benchmark") else BY_VALUE))  # a record holds its configuration
+    leave_out = (*SEEN, *(() if stage in ("token", "benchmark") else BY_VALUE))  # a record holds its configuration
     for module, path in import_closure(ENTRY[stage], leave_out=leave_out).items():
         covered = any(path == dep or path.is_relative_to(dep) for dep in deps)
         assert covered or module in NOT_A_REASON.get(stage, []), f"{stage} depends on {module}"
@@ -112,4 +112,12 @@ def test_nothing_to_do_is_done_in_under_five_seconds(clone):
 def test_make_lists_its_targets():
     asked = ["make", "--no-print-directory", "help"]  # these tests themselves run under make
     listed = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert {line.split()[0] for line in listed.splitlines()} == {"help", "repro", "test", "lint", "report", "clean"}
+    assert {line.split()[0] for line in listed.splitlines()} == {
+        "help",
+        "install",
+        "repro",
+        "test",
+        "lint",
+        "report",
+        "clean",
+    }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -26,6 +28,17 @@ def test_the_snippet_of_the_readme_runs_and_holds_what_it_says():
     assert all(layer.n_held <= 32 for layer in cache.layers)
     assert 0 < cache.bytes_logical <= cache.bytes_held
     assert model.config._attn_implementation != "slot_cache"  # given back
+
+
+def test_it_needs_nothing_of_the_pipeline_to_be_imported_before():
+    program = (
+        "from transformers import LlamaConfig, LlamaForCausalLM;"
+        "from pipeline.library import build_cache;"
+        "shape = dict(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1);"
+        "print(type(build_cache('sliding_window', LlamaForCausalLM(LlamaConfig(**shape)), kv_budget=4)).__name__)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "SlotCache"
 
 
 def test_parts_are_overridden_as_on_the_command_line():

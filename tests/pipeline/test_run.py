@@ -24,6 +24,7 @@ BAD_INPUT = {
     "misspelt option": (["workload.seqlen=64"], "workload.seqlen", "workload.seq_len"),
     "misspelt group": (["stratgy=full"], "stratgy", "strategy"),
     "option without its group": (["kv_budget=64"], "kv_budget", "strategy.kv_budget"),
+    "several values": (["workload.seq_len=512,1024"], "workload.seq_len=512,1024: several values", "[512,1024]"),
     "added option": (["+speed=3"], "speed", "no such option"),
     "unreadable": (["strategy"], "strategy", "name=value"),
     "negative budget": ([WINDOW, "strategy.kv_budget=-5"], "strategy.kv_budget=-5", "greater than 0"),
@@ -193,6 +194,18 @@ def test_skipped_cell_keeps_its_reason(main, tmp_path):
 def test_what_was_skipped_is_tried_again_since_a_package_or_memory_may_be_there_by_now(main):
     main(*SMALL, f"{CELLS}.too_long", "workload.seq_len=64")
     assert "already measured" not in main(*SMALL, f"{CELLS}.too_long", "workload.seq_len=64").err
+
+
+def test_a_record_of_an_older_version_counts_as_not_measured(main, tmp_path):
+    main(*INSTANT, "workload.seq_len=[64,128]")
+    for path in records(tmp_path):
+        path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+    outcome = main(*INSTANT, "workload.seq_len=64")
+    assert outcome.code == 0 and "2 records of an older version" in outcome.err and "ok after" in outcome.err
+    with pytest.raises(record.OutdatedRecord, match="t128"):
+        record.read_all(tmp_path / "results")
+    main(*INSTANT, "workload.seq_len=64", "prune=true")
+    assert {item.cell.seq_len for item in record.read_all(tmp_path / "results")} == {64}
 
 
 def test_pruning_removes_only_this_workloads_other_cells(main, tmp_path):

@@ -132,12 +132,12 @@ def test_a_step_that_takes_long_is_counted_once(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("strategy", techniques.ALL)
 def test_counting_memory_leaves_what_is_timed_as_it_was(strategy: str) -> None:
-    kv_budget = 24 if techniques.evicts(strategy) else None
+    kv_budget = 48 if techniques.evicts(strategy) else None
     try:
         counted, other = (fresh(strategy, 6, kv_budget)() for _ in range(2))
     except (NotImplementedError, ImportError) as error:  # there is no such device or package here
         pytest.skip(str(error))
-    prompt, stream = tokens(2, 32), tokens(2, 6)
+    prompt, stream = tokens(2, 64), tokens(2, 6)
     for decoder in (counted, other):
         with decoder:
             decoder.feed(prompt)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -47,6 +49,14 @@ EVICTING = [name for name in OURS if evicts(name)]
 EXACT = [name for name in CACHED if holds_numbers_as_they_are(name)]
 ONCE = [name for name in EVICTING if "AtPrefill" in str(config(name).strategy.schedule)]
 STREAMING = [name for name in EVICTING if name not in ONCE]
+
+
+def rule(technique: str) -> ModuleType:
+    """What a technique evicts, said once more; see `tests/strategies/rules`."""
+    try:
+        return import_module(f"tests.strategies.rules.{technique}")
+    except ModuleNotFoundError:
+        raise AssertionError(f"{technique} has no rule; write tests/strategies/rules/{technique}.py") from None
 
 
 def build(

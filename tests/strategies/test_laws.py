@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from importlib import import_module
 from typing import Any
 
 import pytest
@@ -121,7 +120,7 @@ def test_memory_stays_where_it_is_while_decoding_at_the_budget(technique: str) -
 def test_the_brute_force_reference_agrees(technique: str, model_name: str, fed: list[int]) -> None:
     model, ids = family(model_name), prompt(2, sum(fed))
     cache = techniques.build(technique, model, BUDGET)
-    rule = import_module(f"tests.strategies.rules.{technique}")
+    rule = techniques.rule(technique)
 
     def kept(row: reference.Row) -> reference.Kept:
         budget = rule.budget(row.layer, BUDGET, fed[0]) if hasattr(rule, "budget") else BUDGET
@@ -142,7 +141,7 @@ def test_waiting_some_steps_evicts_what_the_rule_says_all_at_once(technique: str
     cache = techniques.build(
         technique, model, BUDGET, 8, "strategy/schedule=every_n_steps", "strategy.schedule.n_steps=6"
     )
-    rule = import_module(f"tests.strategies.rules.{technique}")
+    rule = techniques.rule(technique)
 
     def kept(row: reference.Row) -> reference.Kept:
         return reference.kept_sets(row, fed, BUDGET, rule.loser(row), n_steps=6)

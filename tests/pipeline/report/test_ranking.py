@@ -98,3 +98,24 @@ def test_one_sample_is_not_ranked_and_says_so(tmp_path: Path) -> None:
 def test_an_interval_is_ranked_by_its_ends_not_by_its_estimate() -> None:
     wide = Interval(estimate=2.0, low=0.5, high=3.5, n=4)
     assert ranking.ranks([factory.interval(1.0, 0.1), wide]) == [1, 1]
+
+
+def test_what_the_full_cache_cannot_do_is_in_no_mean_and_no_verdict(tmp_path: Path) -> None:
+    judged = factory.judged("sliding_window")
+    assert judged.quality
+    first = judged.quality.tasks[0].task
+
+    def mean_gain(failing: set[str], folder: str) -> Interval | None:
+        tasks = [
+            task.model_copy(update={"accuracy_full": 0.1} if task.task in failing else {})
+            for task in judged.quality.tasks
+        ]
+        changed = judged.model_copy(update={"quality": judged.quality.model_copy(update={"tasks": tasks})})
+        (row,) = evidence.load(factory.store([changed], tmp_path / folder))
+        answered = {task.task for task in means.answered(row.record.quality.tasks, means.STRICTER)}
+        assert answered == {task.task for task in tasks} - failing
+        assert {verdicts.recall(task) for task in tasks if task.task in failing} <= {verdicts.NOT_ANSWERED}
+        return means.recall_gain(row)
+
+    assert mean_gain(set(), "all") and mean_gain({first}, "some")
+    assert mean_gain({task.task for task in judged.quality.tasks}, "none") is None

@@ -30,7 +30,7 @@ def first_job(command: str) -> list[str]:
     return [word if "[" in word else re.sub(r"^([^=]+=[^,]+),.*", r"\1", word) for word in overrides]
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "--help" not in c and "value_norm" not in c])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "--help" not in c and "key_peak" not in c])
 def test_every_command_is_accepted_or_refused_as_shown(command):
     command = command.replace("FOLDER", "models/tiny").replace("FILE", "README.md")
     shown = re.search(rf"^\$ python -m pipeline\.run{re.escape(command)}\n(strategy\..*)$", README, re.MULTILINE)
@@ -73,7 +73,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_the_new_technique_obeys_the_laws(extended):
-    done = run(extended, "pytest", "tests/strategies", "tests/pipeline/test_confs.py", "-k", "value_norm", "-q")
+    done = run(extended, "pytest", "tests/strategies", "tests/pipeline/test_confs.py", "-k", "key_peak", "-q")
     assert done.returncode == 0, done.stdout[-3000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed and int(passed[1]) > 20
@@ -81,6 +81,6 @@ def test_the_new_technique_obeys_the_laws(extended):
 
 @pytest.mark.slow
 def test_the_new_technique_runs(extended):
-    done = run(extended, "pipeline.run", "strategy=value_norm", "profile=smoke", "tracking=disabled")
+    done = run(extended, "pipeline.run", "strategy=key_peak", "profile=smoke", "tracking=disabled")
     assert done.returncode == 0, done.stderr
-    assert (extended / "results/token/value_norm").is_dir() and "value_norm" in done.stdout
+    assert (extended / "results/token/key_peak").is_dir() and "key_peak" in done.stdout

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from strategies.attention import attached
+from strategies.composition import require_composable
 from strategies.layer import SlotLayer, tensor_bytes
 from strategies.retention import Retention
 from strategies.rope import rotation_of
 from strategies.token.drop import Drop
 from strategies.token.every_step import EveryStep
-from strategies.token.parts import Allocation, Observer, OnEvict, Placement, Schedule, Scorer, Sharing, Storage
+from strategies.token.oracle import foresees, future_attention
+from strategies.token.parts import Allocation, Encoding, OnEvict, Placement, Schedule, Scorer, Sharing
 from strategies.token.recency import RecencyScorer
 from strategies.token.recompute import Recompute
 
@@ -51,6 +53,16 @@ class SlotCache(Cache):
         """Bytes that are allocated for it, all layers and batch rows."""
         return sum(layer.bytes_held if isinstance(layer, SlotLayer) else tensor_bytes(layer) for layer in self.layers)
 
+    def foresee(self, model: PreTrainedModel, ids: Tensor, n_prompt: int) -> None:
+        """Show a scorer that asks for it what follows a prompt: `ids` [B, T] whose first `n_prompt` are the prompt.
+
+        Called before the prompt is fed. Nothing happens where no scorer asks.
+        """
+        layers = [layer for layer in self.layers if isinstance(layer, SlotLayer) and foresees(layer.retention.scorer)]
+        if layers:
+            for layer, received in zip(layers, future_attention(model, self, ids, n_prompt), strict=True):
+                layer.foreseen = received
+
     def get_query_offset(self, layer_idx: int = 0) -> int:
         return 0  # only masks ask, and there are none; answering truly would wait for the device in every step
 
@@ -64,29 +76,28 @@ def build_cache(
     allocation: Allocation,
     schedule: Schedule,
     on_evict: OnEvict,
-    encoding: Callable[[Placement], Storage],
+    encoding: Encoding,
     sharing: Sharing,
     placement: Placement | Recompute,
 ) -> SlotCache | None:
     """An empty cache for `model` from one part per axis, or None where nothing is to be held (`placement=recompute`).
 
     `kv_budget`: tokens per KV head, mean over layers; None keeps all. `headroom`: tokens that may follow a prompt
-    before storage is allocated anew. Raises ValueError for a budget that the protected tokens alone would fill, and
-    for a model whose layers cannot be held in slots.
+    before storage is allocated anew. Raises ValueError for parts that do not go together, a budget that the protected
+    tokens alone would fill, and a model whose layers cannot be held in slots.
     """
     if isinstance(placement, Recompute):
         if kv_budget is not None:
             raise ValueError(f"placement=recompute holds nothing, so kv_budget={kv_budget} means nothing; valid: null")
         return None
+    require_composable(scorer, allocation, schedule, on_evict, encoding, sharing, placement)
     protected = scorer.n_sinks + scorer.window_size
     if kv_budget is not None and kv_budget <= protected:
         raise ValueError(f"kv_budget={kv_budget}: scorer protects {protected} tokens; valid: more than {protected}")
-    if isinstance(scorer, Observer) and scorer.prompt_only and not schedule.decides_once:
-        names = f"scorer={type(scorer).__name__} judges a whole prompt, but schedule={type(schedule).__name__}"
-        raise ValueError(f"{names} evicts later too; valid: schedule=at_prefill, or another scorer")
     stock = DynamicCache(config=model.config).layers
     windows = [_native_window(layer, model) for layer in stock]
     rotation = rotation_of(model) if scorer.in_cache_positions else None
+    storages = sharing(placement.storages(encoding, len(stock)), len(stock))
     # Where only some layers are sliding, those are small already and are left as the model has them.
     only_sliding = all(windows)
 
@@ -98,12 +109,19 @@ def build_cache(
     def make_layer(layer_idx: int) -> Any:
         if windows[layer_idx] is None:
             return stock[layer_idx]
-        retention = Retention(kv_budget, partial(share, layer_idx), scorer, schedule, on_evict)
+        retention = Retention(
+            kv_budget,
+            partial(share, layer_idx),
+            scorer,
+            schedule,
+            on_evict.of_layer(layer_idx, len(stock)),
+            follows_length=kv_budget is not None and allocation.follows_length,
+        )
         if window := windows[layer_idx]:
             retention = _within(window, retention, follow=only_sliding)
-        return SlotLayer(layer_idx, retention, lambda: encoding(placement), headroom=headroom, rotation=rotation)
+        return SlotLayer(layer_idx, retention, storages, headroom=headroom, rotation=rotation)
 
-    return SlotCache(layers=sharing(make_layer, len(stock)))
+    return SlotCache(layers=[make_layer(layer_idx) for layer_idx in range(len(stock))])
 
 
 def _native_window(layer: Any, model: PreTrainedModel) -> int | None:

@@ -9,7 +9,6 @@ Shapes: B batch, H KV heads, T new tokens, N held tokens, D head_dim; b is 1 or 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from strategies.attention import causal_attention, grouped_attention, visible
 from strategies.observed import attention_received
 from strategies.retention import Retention
 from strategies.rope import Rotation
-from strategies.token.parts import Storage
+from strategies.token.parts import Storages
 
 
 class SlotLayer(CacheLayerMixin):
@@ -34,7 +33,7 @@ class SlotLayer(CacheLayerMixin):
         self,
         layer_idx: int,
         retention: Retention,
-        storage: Callable[[], Storage],
+        storages: Storages,
         *,
         headroom: int,
         rotation: Rotation | None,
@@ -44,17 +43,20 @@ class SlotLayer(CacheLayerMixin):
         super().__init__()
         self.layer_idx = layer_idx
         self.retention = retention
-        self.make_storage = storage
+        self.storages = storages
         self.headroom = headroom
         self.rotation = rotation if retention.scorer.in_cache_positions else None
+        self.foreseen: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.storage = self.make_storage()
+        self.storage = self.storages(self.layer_idx)
         self.n_seen = torch.zeros((), dtype=torch.long, device=key_states.device)
         self.n_held = 0
         self.awaits_attention = False
-        self.kv_budget = self.retention.kv_budget  # the mean, until the first eviction asks for this layer's share
+        # The mean, until the first eviction asks for this layer's share; none of it where shares grow from nothing.
+        self.kv_budget = 0 if self.retention.follows_length else self.retention.kv_budget
         self.has_share = False
+        self.memory: Tensor | None = None  # of what happens to the losers
         self.sinks: tuple[Tensor, Tensor] | None = None  # their keys as they were before anything was evicted
         self.is_initialized = True
 
@@ -91,7 +93,7 @@ class SlotLayer(CacheLayerMixin):
     def _decode(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, how: dict[str, Any]) -> Tensor:
         position = self.n_seen.view(1, 1, 1)
         score = self.retention.scorer.score(key, value, position, self.layer_idx)
-        n_allowed = self._settle(self.n_held + 1, n_prompt=None)
+        n_allowed = self._settle(self.n_held + 1, n_new=1, prefill=False)
         if n_allowed < self.n_held:
             self._shrink(n_allowed - 1)
         if n_allowed > self.n_held:
@@ -123,7 +125,7 @@ class SlotLayer(CacheLayerMixin):
 
     def _replace(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor) -> None:
         slot = self.retention.ranked(self.scores, self.positions, newest=position).argmin(-1, keepdim=True)
-        self.retention.on_evict(self.storage, slot)
+        self.memory = self.retention.on_evict.replace(self.storage, self.n_held, slot, self.memory)
         self.storage.replace(slot, key, value)
         self.positions.scatter_(-1, slot, position.expand_as(slot))
         self.scores.scatter_(-1, slot, score)
@@ -139,9 +141,11 @@ class SlotLayer(CacheLayerMixin):
     def _extend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, how: dict[str, Any]) -> Tensor:
         """A prompt, or several tokens appended to one: attend to old and new first, evict after."""
         new = self.n_seen + torch.arange(key.shape[2], device=key.device)
-        score = self.retention.scorer.score(key, value, new[None, None], self.layer_idx)
-        position = new.expand(*score.shape[:2], -1)
         n_prompt = None if self.n_held else key.shape[2]
+        score, self.foreseen = self.foreseen, None
+        if score is None:
+            score = self.retention.scorer.score(key, value, new[None, None], self.layer_idx)
+        position = new.expand(*score.shape[:2], -1)
         if n_prompt:
             output = causal_attention(query, key, value, sliding_window=window, **how)
         else:
@@ -150,7 +154,8 @@ class SlotLayer(CacheLayerMixin):
             position = torch.cat([self.positions[..., : self.n_held], position], -1)
             score = torch.cat([self.scores[..., : self.n_held], score], -1)
             output = grouped_attention(query, key, value, visible(new, self._as_seen(position), window), **how)
-        n_tokens, n_allowed = key.shape[2], self._settle(key.shape[2], n_prompt=n_prompt)
+        n_tokens = key.shape[2]
+        n_allowed = self._settle(n_tokens, n_new=len(new), prefill=n_prompt is not None)
         # What will never be decided by attention needs no look at it.
         if self.retention.step_observer or (self.retention.observer and n_allowed < n_tokens):
             score = self._observed(query, key, new, position, score, window, how)
@@ -181,28 +186,30 @@ class SlotLayer(CacheLayerMixin):
         received = attention_received(query[:, :, -n_queries:], key, new[-n_queries:], at, sliding_window=window, **how)
         return observer.observe(score, received, self.n_seen + len(new) - position, n_queries)
 
-    def _settle(self, n_tokens: int, *, n_prompt: int | None) -> int:
+    def _settle(self, n_tokens: int, *, n_new: int, prefill: bool) -> int:
         """How many of `n_tokens` may stay; with the first eviction this layer's own share of the budget applies."""
-        n_allowed = self._allowed(n_tokens, prefill=n_prompt is not None)
-        if self.has_share or n_allowed == n_tokens:
+        schedule, grows = self.retention.schedule, self.retention.follows_length
+        n_allowed = schedule.allowed(n_tokens, self.kv_budget, prefill=prefill)
+        if n_allowed == n_tokens or (self.has_share and not grows):
             return n_allowed
-        once = self.retention.schedule.decides_once
-        self.kv_budget, self.has_share = self.retention.share(n_prompt if once else None), True
-        return self._allowed(n_tokens, prefill=n_prompt is not None)
-
-    def _allowed(self, n_tokens: int, *, prefill: bool = False) -> int:
-        return self.retention.schedule.allowed(n_tokens, self.kv_budget, prefill=prefill)
+        n_known = int(self.n_seen) + n_new if grows else n_new if prefill and schedule.decides_once else None
+        self.kv_budget, self.has_share = self.retention.share(n_known), True
+        return schedule.allowed(n_tokens, self.kv_budget, prefill=prefill)
 
     def _keep(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor, rank: Tensor, n_kept: int) -> None:
         """Hold the `n_kept` tokens with the highest ranks; in the order of slots, so that sinks stay first."""
         kept = rank.topk(n_kept, dim=-1).indices.sort(-1).values
-        index = kept[..., None].expand(*key.shape[:2], -1, key.shape[3])
-        self._load(key.gather(2, index), value.gather(2, index), position.gather(-1, kept), score.gather(-1, kept))
+        key, value, self.memory = self.retention.on_evict.keep(key, value, kept, self.memory)
+        self._load(key, value, position.gather(-1, kept), score.gather(-1, kept))
 
     def _load(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor) -> None:
         """Hold exactly these tokens, with room for those that may follow before the next allocation."""
         self.n_held = key.shape[2]
-        capacity = self.retention.schedule.capacity(self.n_held + self.headroom, self.kv_budget)
+        budget = self.kv_budget
+        if budget is not None and self.retention.follows_length:
+            ahead = self.retention.share(max(int(self.n_seen), self.n_held) + self.headroom)
+            budget = max(budget, ahead or 0)
+        capacity = self.retention.schedule.capacity(self.n_held + self.headroom, budget)
         self.storage.load(key, value, capacity)
         self.positions, self.scores = _with_room(position, capacity), _with_room(score, capacity)
 
@@ -244,13 +251,15 @@ class SlotLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         if self.is_initialized:
-            del self.storage, self.positions, self.scores, self.n_seen, self.sinks
+            del self.storage, self.positions, self.scores, self.n_seen, self.sinks, self.memory
         self.is_initialized = False
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.storage.reorder(beam_idx)
         if self.positions.shape[0] > 1:
             self.positions, self.scores = self.positions[beam_idx], self.scores[beam_idx]
+        if self.memory is not None:
+            self.memory = self.memory[beam_idx]
         if self.sinks is not None:
             self.sinks = self.sinks[0][beam_idx], self.sinks[1][beam_idx]
 

@@ -5,8 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from strategies.token.parts import Encoding, Storage, Storages
+
 
 class Contiguous:
+    def storages(self, encoding: Encoding, n_layers: int) -> Storages:
+        def storage(layer_idx: int) -> Storage:
+            return encoding(self)
+
+        return storage
+
     def allocate(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Uninitialised storage of `shape` with the dtype and device of `like`."""
         return torch.empty(shape, dtype=like.dtype, device=like.device)

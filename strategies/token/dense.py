@@ -6,7 +6,7 @@ from torch import Tensor
 
 from strategies.attention import grouped_attention
 from strategies.observed import observed_attention
-from strategies.token.parts import Placement
+from strategies.token.parts import Room
 
 
 class DenseStorage:
@@ -15,11 +15,12 @@ class DenseStorage:
     Shapes: key, value [B, H, n, D]; slot [b, h, 1] with b in (1, B) and h in (1, H).
     """
 
+    overwrites = True
     keys: Tensor
     values: Tensor
 
-    def __init__(self, placement: Placement) -> None:
-        self.placement = placement
+    def __init__(self, room: Room) -> None:
+        self.room = room
 
     @property
     def capacity(self) -> int:
@@ -36,8 +37,8 @@ class DenseStorage:
         n_tokens = key.shape[2]
         shape = (*key.shape[:2], capacity, key.shape[3])
         if not hasattr(self, "keys") or self.keys.shape != shape:
-            self.keys = self.placement.allocate(shape, like=key)
-            self.values = self.placement.allocate(shape, like=value)
+            self.keys = self.room.allocate(shape, like=key)
+            self.values = self.room.allocate(shape, like=value)
         self.keys[:, :, :n_tokens] = key
         self.values[:, :, :n_tokens] = value
 

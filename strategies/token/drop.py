@@ -8,5 +8,12 @@ from strategies.token.parts import Storage
 
 
 class Drop:
-    def __call__(self, storage: Storage, slot: Tensor) -> None:
-        """Called with the slots [b, h, 1] that are about to be overwritten."""
+    def of_layer(self, layer_idx: int, n_layers: int) -> Drop:
+        return self
+
+    def keep(self, key: Tensor, value: Tensor, kept: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, None]:
+        index = kept[..., None].expand(*key.shape[:2], -1, key.shape[3])
+        return key.gather(2, index), value.gather(2, index), None
+
+    def replace(self, storage: Storage, n_held: int, slot: Tensor, memory: Tensor | None) -> None:
+        """Nothing to do before the overwrite."""

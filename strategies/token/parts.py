@@ -6,11 +6,9 @@ Shapes: B batch, H KV heads, T new tokens, N held tokens, D head_dim; b is 1 or 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
-
-Layer = TypeVar("Layer")
 
 
 class Scorer(Protocol):
@@ -73,10 +71,16 @@ class Observer(Scorer, Protocol):
 class Allocation(Protocol):
     """How many tokens per layer?"""
 
+    @property
+    def follows_length(self) -> bool:
+        """Whether budgets grow with the tokens seen; then they are asked for at every decision, else once."""
+        ...
+
     def __call__(self, kv_budget: int, n_layers: int, *, n_tokens: int | None, n_protected: int) -> list[int]:
         """Mean budget in tokens per KV head → budget of each layer, n_protected tokens of each already spoken for.
 
-        n_tokens: length of the prompt where that is all there is to choose from, None where eviction goes on.
+        n_tokens: length of the prompt where that is all there is to choose from, None where eviction goes on; where
+        budgets follow the length, the tokens seen so far.
         """
         ...
 
@@ -98,8 +102,8 @@ class Schedule(Protocol):
         ...
 
 
-class Placement(Protocol):
-    """Where are tokens held?"""
+class Room(Protocol):
+    """Where one storage gets its tensors from."""
 
     def allocate(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Uninitialised room of `shape` with the dtype of `like`."""
@@ -108,6 +112,11 @@ class Placement(Protocol):
 
 class Storage(Protocol):
     """In what numbers are tokens held? One layer's slots: key, value [B, H, n, D]; slot [b, h, 1]."""
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether one slot can be replaced; not where neighbours share what they are coded with."""
+        ...
 
     @property
     def capacity(self) -> int:
@@ -156,17 +165,44 @@ class Storage(Protocol):
         ...
 
 
-class OnEvict(Protocol):
-    """What happens to the loser?"""
+Encoding = Callable[[Room], Storage]  # given where its tensors come from
+Storages = Callable[[int], Storage]  # an empty storage for a layer of the model, by its index
 
-    def __call__(self, storage: Storage, slot: Tensor) -> None:
-        """Called with the slots [b, h, 1] that are about to be overwritten."""
+
+class Placement(Protocol):
+    """Where are tokens held?"""
+
+    def storages(self, encoding: Encoding, n_layers: int) -> Storages:
+        """The storages of one cache."""
+        ...
+
+
+class OnEvict(Protocol):
+    """What happens to the losers? Parts hold no state: a layer keeps their `memory`, a tensor [B, ...] or None."""
+
+    def of_layer(self, layer_idx: int, n_layers: int) -> OnEvict:
+        """What is done in this layer."""
+        ...
+
+    def keep(
+        self, key: Tensor, value: Tensor, kept: Tensor, memory: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """key, value [B, H, N, D] of which the indices `kept` [b, h, K] stay → [B, H, K, D] each, and the memory."""
+        ...
+
+    def replace(self, storage: Storage, n_held: int, slot: Tensor, memory: Tensor | None) -> Tensor | None:
+        """Called with the slots [b, h, 1] that are about to be overwritten → the memory."""
         ...
 
 
 class Sharing(Protocol):
     """What do layers hold in common?"""
 
-    def __call__(self, make_layer: Callable[[int], Layer], n_layers: int) -> list[Layer]:
-        """Builds the layers of a cache, one per layer of the model."""
+    @property
+    def may_evict(self) -> bool:
+        """Whether layers may keep different tokens."""
+        ...
+
+    def __call__(self, storages: Storages, n_layers: int) -> Storages:
+        """The storages of one cache, some of which may lean on others."""
         ...

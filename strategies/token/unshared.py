@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
-Layer = TypeVar("Layer")
+from strategies.token.parts import Storages
 
 
 class Unshared:
-    def __call__(self, make_layer: Callable[[int], Layer], n_layers: int) -> list[Layer]:
-        return [make_layer(layer_idx) for layer_idx in range(n_layers)]
+    may_evict = True
+
+    def __call__(self, storages: Storages, n_layers: int) -> Storages:
+        return storages

@@ -47,6 +47,7 @@ CACHED = [name for name in OURS if "recompute" not in str(config(name).strategy.
 EVICTING = [name for name in OURS if evicts(name)]
 # What comes out of these is what went in, to the last digit; encodings, sharing and merging have error bounds instead.
 EXACT = [name for name in CACHED if holds_numbers_as_they_are(name)]
+FORESEEING = [name for name in EXACT if config(name).strategy.scorer._target_.endswith("OracleScorer")]
 ONCE = [name for name in EVICTING if "AtPrefill" in str(config(name).strategy.schedule)]
 STREAMING = [name for name in EVICTING if name not in ONCE]
 

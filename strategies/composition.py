@@ -1,0 +1,34 @@
+"""Which parts go together. What a part cannot do it says itself; here the two that meet are named."""
+
+from __future__ import annotations
+
+from strategies.token.contiguous import Contiguous
+from strategies.token.never import Never
+from strategies.token.parts import Allocation, Encoding, OnEvict, Placement, Schedule, Scorer, Sharing
+
+
+def require_composable(
+    scorer: Scorer,
+    allocation: Allocation,
+    schedule: Schedule,
+    on_evict: OnEvict,
+    encoding: Encoding,
+    sharing: Sharing,
+    placement: Placement,
+) -> None:
+    """Raises ValueError, one line that names both axes and what would be valid."""
+    storage = encoding(Contiguous())  # empty: it is only asked what it can do
+    when = _name("schedule", schedule)
+    if getattr(scorer, "prompt_only", False) and not schedule.decides_once:
+        raise ValueError(f"{_name('scorer', scorer)} judges a whole prompt, but {when} evicts later too; "
+                         "valid: schedule=at_prefill, or another scorer")  # fmt: skip
+    if not storage.overwrites and not schedule.decides_once:
+        raise ValueError(f"{_name('encoding', storage)} codes neighbours together, but {when} replaces single tokens; "
+                         "valid: schedule=at_prefill or never, or another encoding")  # fmt: skip
+    if not sharing.may_evict and not isinstance(schedule, Never):
+        raise ValueError(f"{_name('sharing', sharing)} needs the same tokens in its layers, but {when} evicts; "
+                         "valid: schedule=never, or sharing=none")  # fmt: skip
+
+
+def _name(axis: str, part: object) -> str:
+    return f"{axis}={type(part).__name__}"

@@ -15,6 +15,8 @@ from strategies.composition import require_composable
 from strategies.layer import SlotLayer, tensor_bytes
 from strategies.retention import Retention
 from strategies.rope import rotation_of
+from strategies.token.contiguous import Contiguous
+from strategies.token.dense import DenseStorage
 from strategies.token.drop import Drop
 from strategies.token.every_step import EveryStep
 from strategies.token.oracle import foresees, future_attention
@@ -51,7 +53,7 @@ class SlotCache(Cache):
     @property
     def bytes_held(self) -> int:
         """Bytes that are allocated for it, all layers and batch rows."""
-        return sum(layer.bytes_held if isinstance(layer, SlotLayer) else tensor_bytes(layer) for layer in self.layers)
+        return tensor_bytes(*self.layers)
 
     def foresee(self, model: PreTrainedModel, ids: Tensor, n_prompt: int) -> None:
         """Show a scorer that asks for it what follows a prompt: `ids` [B, T] whose first `n_prompt` are the prompt.
@@ -97,7 +99,11 @@ def build_cache(
     stock = DynamicCache(config=model.config).layers
     windows = [_native_window(layer, model) for layer in stock]
     rotation = rotation_of(model) if scorer.in_cache_positions else None
-    storages = sharing(placement.storages(encoding, len(stock)), len(stock))
+    storages = sharing(placement.storages([encoding] * len(stock)), len(stock))
+    dense = Contiguous().storages([DenseStorage] * len(stock))
+    windowed = (
+        encoding(Contiguous()).overwrites and sharing.may_evict
+    )  # or a window of the model's own is held as it is
     # Where only some layers are sliding, those are small already and are left as the model has them.
     only_sliding = all(windows)
 
@@ -109,17 +115,13 @@ def build_cache(
     def make_layer(layer_idx: int) -> Any:
         if windows[layer_idx] is None:
             return stock[layer_idx]
-        retention = Retention(
-            kv_budget,
-            partial(share, layer_idx),
-            scorer,
-            schedule,
-            on_evict.of_layer(layer_idx, len(stock)),
-            follows_length=kv_budget is not None and allocation.follows_length,
-        )
+        losers = on_evict.of_layer(layer_idx, len(stock))
+        retention = Retention(kv_budget, partial(share, layer_idx), scorer, schedule, losers)
+        held = storages
         if window := windows[layer_idx]:
             retention = _within(window, retention, follow=only_sliding)
-        return SlotLayer(layer_idx, retention, storages, headroom=headroom, rotation=rotation)
+            held = storages if windowed else dense
+        return SlotLayer(layer_idx, retention, held, headroom=headroom, rotation=rotation)
 
     return SlotCache(layers=[make_layer(layer_idx) for layer_idx in range(len(stock))])
 

@@ -53,8 +53,7 @@ class SlotLayer(CacheLayerMixin):
         self.n_seen = torch.zeros((), dtype=torch.long, device=key_states.device)
         self.n_held = 0
         self.awaits_attention = False
-        # The mean, until the first eviction asks for this layer's share; none of it where shares grow from nothing.
-        self.kv_budget = 0 if self.retention.follows_length else self.retention.kv_budget
+        self.kv_budget = self.retention.kv_budget  # the mean, until the first eviction asks for this layer's share
         self.has_share = False
         self.memory: Tensor | None = None  # of what happens to the losers
         self.sinks: tuple[Tensor, Tensor] | None = None  # their keys as they were before anything was evicted
@@ -188,12 +187,12 @@ class SlotLayer(CacheLayerMixin):
 
     def _settle(self, n_tokens: int, *, n_new: int, prefill: bool) -> int:
         """How many of `n_tokens` may stay; with the first eviction this layer's own share of the budget applies."""
-        schedule, grows = self.retention.schedule, self.retention.follows_length
+        schedule = self.retention.schedule
         n_allowed = schedule.allowed(n_tokens, self.kv_budget, prefill=prefill)
-        if n_allowed == n_tokens or (self.has_share and not grows):
+        if self.has_share or n_allowed == n_tokens:
             return n_allowed
-        n_known = int(self.n_seen) + n_new if grows else n_new if prefill and schedule.decides_once else None
-        self.kv_budget, self.has_share = self.retention.share(n_known), True
+        self.kv_budget = self.retention.share(n_new if prefill and schedule.decides_once else None)
+        self.has_share = True
         return schedule.allowed(n_tokens, self.kv_budget, prefill=prefill)
 
     def _keep(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor, rank: Tensor, n_kept: int) -> None:
@@ -205,11 +204,7 @@ class SlotLayer(CacheLayerMixin):
     def _load(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor) -> None:
         """Hold exactly these tokens, with room for those that may follow before the next allocation."""
         self.n_held = key.shape[2]
-        budget = self.kv_budget
-        if budget is not None and self.retention.follows_length:
-            ahead = self.retention.share(max(int(self.n_seen), self.n_held) + self.headroom)
-            budget = max(budget, ahead or 0)
-        capacity = self.retention.schedule.capacity(self.n_held + self.headroom, budget)
+        capacity = self.retention.schedule.capacity(self.n_held + self.headroom, self.kv_budget)
         self.storage.load(key, value, capacity)
         self.positions, self.scores = _with_room(position, capacity), _with_room(score, capacity)
 
@@ -232,12 +227,12 @@ class SlotLayer(CacheLayerMixin):
     @property
     def bytes_logical(self) -> int:
         """Bytes of the tokens that are kept."""
-        return self.n_held * self.storage.bytes_per_token if self.is_initialized else 0
+        return self.storage.bytes_of(self.n_held) if self.is_initialized else 0
 
     @property
     def bytes_held(self) -> int:
         """Bytes that are allocated: kept tokens, room for the next ones, positions, scores, sinks."""
-        return tensor_bytes(self) + tensor_bytes(self.storage) if self.is_initialized else 0
+        return tensor_bytes(self) if self.is_initialized else 0
 
     def get_seq_length(self) -> int:
         """Tokens seen, not tokens held: the next token's position. Waits for the device."""
@@ -274,10 +269,11 @@ def _with_room(tokens: Tensor, capacity: int) -> Tensor:
     return roomy
 
 
-def tensor_bytes(holder: Any) -> int:
-    """Bytes behind the tensors that an object's attributes hold, each once however many tensors view it."""
+def tensor_bytes(*holders: Any) -> int:
+    """Bytes behind the tensors that attributes hold, and those of our own parts in them; each once, whoever holds it."""
     found: dict[int, int] = {}
-    waiting = list(vars(holder).values())
+    known: set[int] = set()
+    waiting = [held for holder in holders for held in vars(holder).values()]
     while waiting:
         item = waiting.pop()
         if is_traceable_wrapper_subclass(item):  # a quantised tensor, say: its bytes are those of its parts
@@ -288,4 +284,7 @@ def tensor_bytes(holder: Any) -> int:
             waiting += item.values()
         elif isinstance(item, list | tuple):
             waiting += item
+        elif hasattr(item, "bytes_of") and id(item) not in known:
+            known.add(id(item))
+            waiting += vars(item).values()
     return sum(found.values())

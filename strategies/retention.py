@@ -19,8 +19,7 @@ class Retention:
     """So many tokens per KV head, chosen by the scorer.
 
     `kv_budget` is the mean over all layers, None keeps everything. `share` makes of it what this one layer may hold,
-    given the length of the prompt where that is all there is to choose from, else None; where budgets grow
-    (`follows_length`), given the tokens seen.
+    given the length of the prompt where that is all there is to choose from, else None.
     """
 
     kv_budget: int | None
@@ -28,7 +27,6 @@ class Retention:
     scorer: Scorer
     schedule: Schedule
     on_evict: OnEvict
-    follows_length: bool = False
 
     @property
     def observer(self) -> Observer | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,9 +11,9 @@ from strategies.token.parts import Encoding, Storage, Storages
 
 
 class Contiguous:
-    def storages(self, encoding: Encoding, n_layers: int) -> Storages:
+    def storages(self, encodings: Sequence[Encoding]) -> Storages:
         def storage(layer_idx: int) -> Storage:
-            return encoding(self)
+            return encodings[layer_idx](self)
 
         return storage
 

@@ -26,11 +26,9 @@ class DenseStorage:
     def capacity(self) -> int:
         return self.keys.shape[2]
 
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of one held token position: every batch row and KV head, key and value."""
-        batch, n_kv_heads, _, head_dim = self.keys.shape
-        return 2 * batch * n_kv_heads * head_dim * self.keys.element_size()
+    def bytes_of(self, n_held: int) -> int:
+        """Bytes that `n_held` tokens take: every batch row and KV head, key and value."""
+        return n_held * (self.keys[:, :, 0].nbytes + self.values[:, :, 0].nbytes)
 
     def load(self, key: Tensor, value: Tensor, capacity: int) -> None:
         """Hold exactly these tokens, with room for `capacity`; an allocation of that size is used again."""
@@ -77,6 +75,14 @@ class DenseStorage:
         """As `attend`, and what every held token received, summed over the query heads of its KV head [B, H, N]."""
         key, value = self.tokens(n_held)
         return observed_attention(query, key, value, mask, scaling=scaling, softcap=softcap)
+
+    def products(self, rows: Tensor, n_held: int) -> Tensor:
+        """rows [B, H, G, D] with every held key → [B, H, G, N]."""
+        return rows @ self.keys[:, :, :n_held].to(rows.dtype).transpose(-1, -2)
+
+    def weighted(self, weight: Tensor, n_held: int) -> Tensor:
+        """Sum of the held values by weight [B, H, G, N] → [B, H, G, D]."""
+        return weight @ self.values[:, :, :n_held].to(weight.dtype)
 
     def reorder(self, beam_idx: Tensor) -> None:
         self.keys = self.keys.index_select(0, beam_idx)

@@ -5,7 +5,7 @@ Shapes: B batch, H KV heads, T new tokens, N held tokens, D head_dim; b is 1 or 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -71,16 +71,10 @@ class Observer(Scorer, Protocol):
 class Allocation(Protocol):
     """How many tokens per layer?"""
 
-    @property
-    def follows_length(self) -> bool:
-        """Whether budgets grow with the tokens seen; then they are asked for at every decision, else once."""
-        ...
-
     def __call__(self, kv_budget: int, n_layers: int, *, n_tokens: int | None, n_protected: int) -> list[int]:
         """Mean budget in tokens per KV head → budget of each layer, n_protected tokens of each already spoken for.
 
-        n_tokens: length of the prompt where that is all there is to choose from, None where eviction goes on; where
-        budgets follow the length, the tokens seen so far.
+        n_tokens: length of the prompt where that is all there is to choose from, None where eviction goes on.
         """
         ...
 
@@ -123,9 +117,8 @@ class Storage(Protocol):
         """Tokens that fit before room is allocated anew."""
         ...
 
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of one held token position: every batch row and KV head, key and value."""
+    def bytes_of(self, n_held: int) -> int:
+        """Bytes that `n_held` tokens take: every batch row and KV head, key and value, and what they are coded with."""
         ...
 
     def load(self, key: Tensor, value: Tensor, capacity: int) -> None:
@@ -160,6 +153,14 @@ class Storage(Protocol):
         """As `attend`, and what every held token received, summed over the query heads of its KV head [B, H, N]."""
         ...
 
+    def products(self, rows: Tensor, n_held: int) -> Tensor:
+        """rows [B, H, G, D] with every held key → [B, H, G, N]."""
+        ...
+
+    def weighted(self, weight: Tensor, n_held: int) -> Tensor:
+        """Sum of the held values by weight [B, H, G, N] → [B, H, G, D]."""
+        ...
+
     def reorder(self, beam_idx: Tensor) -> None:
         """Give row i what row beam_idx[i] holds."""
         ...
@@ -172,8 +173,8 @@ Storages = Callable[[int], Storage]  # an empty storage for a layer of the model
 class Placement(Protocol):
     """Where are tokens held?"""
 
-    def storages(self, encoding: Encoding, n_layers: int) -> Storages:
-        """The storages of one cache."""
+    def storages(self, encodings: Sequence[Encoding]) -> Storages:
+        """The storages of one cache, given the encoding of each layer."""
         ...
 
 
@@ -204,5 +205,5 @@ class Sharing(Protocol):
         ...
 
     def __call__(self, storages: Storages, n_layers: int) -> Storages:
-        """The storages of one cache, some of which may lean on others."""
+        """The storages of one cache, some of which may lean on others. Lower layers are made and written first."""
         ...

@@ -15,7 +15,6 @@ class PyramidAllocation:
     """
 
     beta: float = 20.0
-    follows_length: bool = False
 
     def __post_init__(self) -> None:
         if self.beta < 1:

@@ -23,16 +23,23 @@ BUDGET = 24
 
 @cache
 def config(technique: str, *overrides: str) -> Any:
-    """As published but for `overrides`; only a window that would fill the budget of the tests is made to fit."""
+    """As published but for `overrides`; only what is too large for the models and budget of the tests is made to fit."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         published = compose("config", [f"strategy={technique}", "profile=cpu", *overrides])
     if (published.strategy.get("scorer") or {}).get("window_size", 0) >= BUDGET:
         published.strategy.scorer.window_size = 8
+    if "group_size" in (published.strategy.get("encoding") or {}):
+        published.strategy.encoding.group_size, published.strategy.encoding.n_recent = 4, 8
     return published
 
 
 def evicts(technique: str) -> bool:
     return config(technique).strategy.keep_ratio is not None
+
+
+def n_waiting(technique: str) -> int:
+    """Tokens that may lie on top of the budget before the next eviction."""
+    return int(config(technique).strategy.schedule.get("n_steps", 1)) - 1
 
 
 def holds_numbers_as_they_are(technique: str) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from pipeline.memory import peak_growths
@@ -47,6 +48,13 @@ def mean_held(cache: SlotCache) -> float:
     return sum(layer.n_held for layer in cache.layers) / len(cache.layers)
 
 
+def in_bounds(technique: str, model_name: str, n_held: float, n_prompt: int, n_seen: int) -> bool:
+    """As many as may be held; where eviction waits for some steps, fewer than those more."""
+    least = bound(technique, model_name, n_prompt, n_seen)
+    slack = 0 if model_name == "mistral" else techniques.n_waiting(technique)
+    return least <= n_held <= min(least + slack, n_seen)
+
+
 @pytest.mark.parametrize("model_name", FAMILIES)
 @pytest.mark.parametrize("technique", techniques.EXACT)
 def test_a_budget_above_the_length_changes_nothing(technique: str, model_name: str) -> None:
@@ -81,7 +89,7 @@ def test_the_budget_is_never_exceeded(technique: str, model_name: str, n_prompt:
     feed(model, cache, ids[:, :n_prompt])
     for t in range(n_prompt, 60):
         feed(model, cache, ids[:, t : t + 1])
-        assert mean_held(cache) == bound(technique, model_name, n_prompt, t + 1)
+        assert in_bounds(technique, model_name, mean_held(cache), n_prompt, t + 1)
     assert cache.get_seq_length() == 60
 
 
@@ -105,14 +113,18 @@ def test_reported_bytes_are_the_bytes_held(technique: str) -> None:
     assert cache.bytes_held - bookkeeping <= cache.bytes_logical + headroom * token_bytes
 
 
+def addresses(storage: Any) -> list[int]:
+    return [tensor.data_ptr() for tensor in tree_leaves(vars(storage)) if isinstance(tensor, Tensor)]
+
+
 @pytest.mark.parametrize("technique", techniques.STREAMING)
 def test_memory_stays_where_it_is_while_decoding_at_the_budget(technique: str) -> None:
     model, ids = family("llama"), prompt(1, 60)
     cache = techniques.build(technique, model, BUDGET)
     stream(model, cache, ids[:, :40], n_prompt=30)
-    address = cache.layers[0].storage.keys.data_ptr()
+    held = addresses(cache.layers[0].storage)
     stream(model, cache, ids[:, 40:], n_prompt=1)
-    assert cache.layers[0].storage.keys.data_ptr() == address
+    assert held and addresses(cache.layers[0].storage) == held
 
 
 @pytest.mark.parametrize(
@@ -185,7 +197,7 @@ def test_several_tokens_appended_after_an_answer_are_causal_and_then_evicted(tec
     chunk = feed(model, copy.deepcopy(cache), ids[:, 40:48])
     longer = feed(model, cache, ids[:, 40:50])
     torch.testing.assert_close(longer[:, :8], chunk, rtol=0, atol=1e-9)  # a later token changes no earlier one
-    assert mean_held(cache) == bound(technique, model_name, 30, 50)
+    assert in_bounds(technique, model_name, mean_held(cache), 30, 50)
     assert torch.isfinite(feed(model, cache, ids[:, 50:51])).all()
 
 

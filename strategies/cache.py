@@ -20,7 +20,7 @@ from strategies.token.dense import DenseStorage
 from strategies.token.drop import Drop
 from strategies.token.every_step import EveryStep
 from strategies.token.oracle import foresees, future_attention
-from strategies.token.parts import Allocation, Encoding, OnEvict, Placement, Schedule, Scorer, Sharing
+from strategies.token.parts import Allocation, Encoding, HeadAllocation, OnEvict, Placement, Schedule, Scorer, Sharing
 from strategies.token.recency import RecencyScorer
 from strategies.token.recompute import Recompute
 
@@ -101,9 +101,8 @@ def build_cache(
     rotation = rotation_of(model) if scorer.in_cache_positions else None
     storages = sharing(placement.storages([encoding] * len(stock)), len(stock))
     dense = Contiguous().storages([DenseStorage] * len(stock))
-    windowed = (
-        encoding(Contiguous()).overwrites and sharing.may_evict
-    )  # or a window of the model's own is held as it is
+    # A window of the model's own takes slots that can be replaced, and tokens of this layer alone.
+    windowed = encoding(Contiguous()).overwrites and sharing.may_evict
     # Where only some layers are sliding, those are small already and are left as the model has them.
     only_sliding = all(windows)
 
@@ -112,11 +111,13 @@ def build_cache(
             return None
         return allocation(kv_budget, len(stock), n_tokens=n_tokens, n_protected=protected)[layer_idx]
 
+    heads = partial(allocation.heads, n_protected=protected) if isinstance(allocation, HeadAllocation) else None
+
     def make_layer(layer_idx: int) -> Any:
         if windows[layer_idx] is None:
             return stock[layer_idx]
         losers = on_evict.of_layer(layer_idx, len(stock))
-        retention = Retention(kv_budget, partial(share, layer_idx), scorer, schedule, losers)
+        retention = Retention(kv_budget, partial(share, layer_idx), scorer, schedule, losers, heads)
         held = storages
         if window := windows[layer_idx]:
             retention = _within(window, retention, follow=only_sliding)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from strategies.token.contiguous import Contiguous
 from strategies.token.never import Never
-from strategies.token.parts import Allocation, Encoding, OnEvict, Placement, Schedule, Scorer, Sharing
+from strategies.token.parts import Allocation, Encoding, HeadAllocation, OnEvict, Placement, Schedule, Scorer, Sharing
 
 
 def require_composable(
@@ -25,6 +25,9 @@ def require_composable(
     if not storage.overwrites and not schedule.decides_once:
         raise ValueError(f"{_name('encoding', storage)} codes neighbours together, but {when} replaces single tokens; "
                          "valid: schedule=at_prefill or never, or another encoding")  # fmt: skip
+    if isinstance(allocation, HeadAllocation) and not schedule.decides_once:
+        raise ValueError(f"{_name('allocation', allocation)} is shared out once, but {when} replaces single tokens; "
+                         "valid: schedule=at_prefill or never, or another allocation")  # fmt: skip
     if not sharing.may_evict and not isinstance(schedule, Never):
         raise ValueError(f"{_name('sharing', sharing)} needs the same tokens in its layers, but {when} evicts; "
                          "valid: schedule=never, or sharing=none")  # fmt: skip

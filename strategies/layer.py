@@ -9,6 +9,7 @@ Shapes: B batch, H KV heads, T new tokens, N held tokens, D head_dim; b is 1 or 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from strategies.attention import causal_attention, grouped_attention, visible
 from strategies.observed import attention_received
+from strategies.ragged import NOBODY, RaggedStorage, aligned
 from strategies.retention import Retention
 from strategies.rope import Rotation
 from strategies.token.parts import Storages
@@ -91,7 +93,7 @@ class SlotLayer(CacheLayerMixin):
 
     def _decode(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, how: dict[str, Any]) -> Tensor:
         position = self.n_seen.view(1, 1, 1)
-        score = self.retention.scorer.score(key, value, position, self.layer_idx)
+        score = self._scored(key, value, position)
         n_allowed = self._settle(self.n_held + 1, n_new=1, prefill=False)
         if n_allowed < self.n_held:
             self._shrink(n_allowed - 1)
@@ -126,7 +128,7 @@ class SlotLayer(CacheLayerMixin):
         slot = self.retention.ranked(self.scores, self.positions, newest=position).argmin(-1, keepdim=True)
         self.memory = self.retention.on_evict.replace(self.storage, self.n_held, slot, self.memory)
         self.storage.replace(slot, key, value)
-        self.positions.scatter_(-1, slot, position.expand_as(slot))
+        self.positions.scatter_(-1, slot, position.expand_as(slot).int())
         self.scores.scatter_(-1, slot, score)
         self._move_sinks(self.n_seen + 1 - self.n_held)
 
@@ -143,7 +145,7 @@ class SlotLayer(CacheLayerMixin):
         n_prompt = None if self.n_held else key.shape[2]
         score, self.foreseen = self.foreseen, None
         if score is None:
-            score = self.retention.scorer.score(key, value, new[None, None], self.layer_idx)
+            score = self._scored(key, value, new[None, None])
         position = new.expand(*score.shape[:2], -1)
         if n_prompt:
             output = causal_attention(query, key, value, sliding_window=window, **how)
@@ -166,6 +168,12 @@ class SlotLayer(CacheLayerMixin):
             self._keep(key, value, position, score, rank, n_allowed)
             self._move_sinks(n_seen - n_allowed)
         return output
+
+    def _scored(self, key: Tensor, value: Tensor, position: Tensor) -> Tensor:
+        """Scores [b, h, T] of new tokens as they come; where nothing more will be decided they do not matter."""
+        if self.n_held and self.retention.schedule.decides_once:
+            return self.scores.new_zeros(*self.scores.shape[:2], key.shape[2])
+        return self.retention.scorer.score(key, value, position, self.layer_idx)
 
     def _observed(
         self,
@@ -197,16 +205,23 @@ class SlotLayer(CacheLayerMixin):
 
     def _keep(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor, rank: Tensor, n_kept: int) -> None:
         """Hold the `n_kept` tokens with the highest ranks; in the order of slots, so that sinks stay first."""
-        kept = rank.topk(n_kept, dim=-1).indices.sort(-1).values
-        key, value, self.memory = self.retention.on_evict.keep(key, value, kept, self.memory)
-        self._load(key, value, position.gather(-1, kept), score.gather(-1, kept))
+        heads = self.retention.heads
+        if heads is None or rank.shape[1] == 1 or rank.is_meta:  # shapes alone do not say which head gets how many
+            kept = rank.topk(n_kept, dim=-1).indices.sort(-1).values
+        else:
+            n_held = heads(rank, n_kept)
+            kept = aligned(rank, n_held)
+            self.storage = RaggedStorage(partial(self.storages, self.layer_idx), kept.shape[-1] - n_held)
+        there = kept.clamp(min=0)
+        key, value, self.memory = self.retention.on_evict.keep(key, value, there, self.memory)
+        self._load(key, value, position.gather(-1, there).where(kept >= 0, NOBODY), score.gather(-1, there))
 
     def _load(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor) -> None:
         """Hold exactly these tokens, with room for those that may follow before the next allocation."""
         self.n_held = key.shape[2]
         capacity = self.retention.schedule.capacity(self.n_held + self.headroom, self.kv_budget)
         self.storage.load(key, value, capacity)
-        self.positions, self.scores = _with_room(position, capacity), _with_room(score, capacity)
+        self.positions, self.scores = _with_room(position.int(), capacity), _with_room(score, capacity)
 
     def _move_sinks(self, n_evicted: Tensor) -> None:
         """Close the gap that eviction left, as the model sees it, by moving the sinks up to the window."""
@@ -270,7 +285,7 @@ def _with_room(tokens: Tensor, capacity: int) -> Tensor:
 
 
 def tensor_bytes(*holders: Any) -> int:
-    """Bytes behind the tensors that attributes hold, and those of our own parts in them; each once, whoever holds it."""
+    """Bytes behind the tensors that attributes hold, also in our own parts among them; each once, whoever holds it."""
     found: dict[int, int] = {}
     known: set[int] = set()
     waiting = [held for holder in holders for held in vars(holder).values()]

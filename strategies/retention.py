@@ -19,7 +19,8 @@ class Retention:
     """So many tokens per KV head, chosen by the scorer.
 
     `kv_budget` is the mean over all layers, None keeps everything. `share` makes of it what this one layer may hold,
-    given the length of the prompt where that is all there is to choose from, else None.
+    given the length of the prompt where that is all there is to choose from, else None. `heads` shares that out between
+    heads, given ranks [B, H, N] and the tokens that are kept on average → [B, H]; None where all have the same.
     """
 
     kv_budget: int | None
@@ -27,6 +28,7 @@ class Retention:
     scorer: Scorer
     schedule: Schedule
     on_evict: OnEvict
+    heads: Callable[[Tensor, int], Tensor] | None = None
 
     @property
     def observer(self) -> Observer | None:

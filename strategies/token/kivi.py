@@ -77,7 +77,7 @@ class KiviStorage:
         raise NotImplementedError("the scale of a group is that of its tokens; see `overwrites`")
 
     def tokens(self, n_held: int) -> tuple[Tensor, Tensor]:
-        """The held keys and values [B, H, n_held, D], decoded; not for a decode step. Coded again they hardly change."""
+        """The held keys and values [B, H, n_held, D], decoded; not for a decode step."""
         n_coded = self._n_coded(n_held)
         coded = self.keys.decoded(n_coded), self.values.decoded(n_coded)
         key, value = (

@@ -79,6 +79,15 @@ class Allocation(Protocol):
         ...
 
 
+@runtime_checkable
+class HeadAllocation(Allocation, Protocol):
+    """How many per head? Asked once, after the prompt."""
+
+    def heads(self, rank: Tensor, n_kept: int, n_protected: int) -> Tensor:
+        """rank [B, H, N], the protected on top → tokens of each head [B, H], n_kept on average."""
+        ...
+
+
 class Schedule(Protocol):
     """When is it decided?"""
 

@@ -52,23 +52,39 @@ class Row:
 
 
 def kept_sets(
-    row: Row, fed: list[int], budget: int, loser: Loser | None, *, once: bool = False, n_steps: int = 1
+    row: Row,
+    fed: list[int],
+    budget: int,
+    loser: Loser | None,
+    *,
+    mean: int | None = None,
+    once: bool = False,
+    n_steps: int = 1,
 ) -> Kept:
     """`fed` is a prompt and what is appended to it, piece by piece, as numbers of tokens.
 
     A piece of several tokens attends to all that is held and to itself, and is evicted down after; for a single token
-    room is made first. `once`: only the prompt is evicted from. `n_steps`: not before so many are too many.
+    room is made first. `once`: only the prompt is evicted from. `n_steps`: not before so many are too many. `mean`: the
+    budget of all layers, above which this one's own counts; the same where it is not given.
     """
     held: list[int] = []
+    limit = mean or budget
+
+    def too_many(n_tokens: int, slack: int) -> bool:
+        nonlocal limit
+        if n_tokens > limit + slack:
+            limit = budget
+        return n_tokens > limit + slack
+
     for piece, n_new in enumerate(fed):
         evicting = loser if piece == 0 or not once else None
-        if n_new == 1 and held and evicting and len(held) + 1 >= budget + n_steps:
+        if n_new == 1 and held and evicting and too_many(len(held) + 1, n_steps - 1):
             while len(held) >= budget:
                 held.remove(evicting(held, len(row.seen)))
         for _ in range(n_new):
             held.append(len(row.seen))
             row.seen.append(held.copy())
-        if evicting and (piece == 0 or len(held) >= budget + n_steps):
+        if evicting and too_many(len(held), n_steps - 1 if piece else 0):
             while len(held) > budget:
                 held.remove(evicting(held, len(row.seen) - 1))
     return row.seen

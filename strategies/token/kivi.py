@@ -43,9 +43,9 @@ class KiviStorage:
     def load(self, key: Tensor, value: Tensor, capacity: int) -> None:
         """Hold exactly these tokens [B, H, n, D], in order, with room for `capacity`."""
         n_tokens, head_dim = key.shape[2:]
-        if head_dim % self.group_size or self.group_size * self.bits % 8:
-            raise ValueError(f"encoding.group_size={self.group_size}: does not divide head_dim={head_dim} into whole "
-                             "bytes; valid: a divisor of it")  # fmt: skip
+        if head_dim % self.group_size:
+            raise ValueError(f"encoding.group_size={self.group_size}: does not divide head_dim={head_dim}; "
+                             "valid: a divisor of it")  # fmt: skip
         self._capacity = capacity
         how: dict[str, int] = {"bits": self.bits, "group_size": self.group_size}
         n_coded = self._n_coded(n_tokens)

@@ -15,7 +15,7 @@ from strategies.token.parts import Room
 
 
 class PerTokenStorage:
-    """Codes [B, H, capacity, D · bits / 8] and scales [B, H, capacity], of keys and of values.
+    """Codes [B, H, W, capacity], W words for D dimensions, and scales [B, H, capacity], of keys and of values.
 
     x ≈ scale · (code - middle). Scales are held in single precision at least.
     """
@@ -33,19 +33,19 @@ class PerTokenStorage:
 
     @property
     def capacity(self) -> int:
-        return self.codes[0].shape[2]
+        return self.codes[0].shape[-1]
 
     def bytes_of(self, n_held: int) -> int:
-        of_one = sum(tensor[:, :, 0].nbytes for tensor in (*self.codes, *self.scales))
+        of_one = sum(tensor[..., 0].nbytes for tensor in (*self.codes, *self.scales))
         return n_held * of_one
 
     def load(self, key: Tensor, value: Tensor, capacity: int) -> None:
         """Hold exactly these tokens [B, H, n, D], with room for `capacity`; room of that size is used again."""
         coded = [self._encode(tokens) for tokens in (key, value)]
         if not hasattr(self, "codes") or self.capacity != capacity or self.codes[0].shape[0] != key.shape[0]:
-            self.dtype = key.dtype
+            self.dtype, self.head_dim = key.dtype, key.shape[3]
             self.codes, self.scales = (
-                tuple(self.room.allocate((*like.shape[:2], capacity, *like.shape[3:]), like) for like in pair)
+                tuple(self.room.allocate((*like.shape[:-1], capacity), like) for like in pair)
                 for pair in zip(*coded, strict=True)
             )
         self._write(coded, slice(key.shape[2]))
@@ -58,8 +58,8 @@ class PerTokenStorage:
         for codes, scales, (code, scale) in zip(
             self.codes, self.scales, (self._encode(key), self._encode(value)), strict=True
         ):
-            codes.scatter_(2, slot[..., None].expand_as(code), code)
-            scales.scatter_(2, slot.expand_as(scale), scale)
+            codes.scatter_(-1, slot[:, :, None].expand_as(code), code)
+            scales.scatter_(-1, slot.expand_as(scale), scale)
 
     def place_first(self, key: Tensor) -> None:
         """Overwrite the first R dimensions of the first s keys, where the sinks lie; key [B, H, s, R]."""
@@ -67,19 +67,20 @@ class PerTokenStorage:
         whole = self._decode(0, n_first)
         whole[..., :n_dims] = key
         code, scale = self._encode(whole)
-        self.codes[0][:, :, :n_first], self.scales[0][:, :, :n_first] = code, scale
+        self.codes[0][..., :n_first], self.scales[0][..., :n_first] = code, scale
 
     def tokens(self, n_held: int) -> tuple[Tensor, Tensor]:
         """The held keys and values [B, H, n_held, D], decoded; not for a decode step."""
         return self._decode(0, n_held), self._decode(1, n_held)
 
     def products(self, rows: Tensor, n_held: int) -> Tensor:
-        codes, scale = self.codes[0][:, :, :n_held], self.scales[0][:, :, None, :n_held]
+        codes, scale = self.codes[0][..., :n_held], self.scales[0][:, :, None, :n_held]
         return (dot(rows, codes, self.bits) - self.middle * rows.sum(-1, keepdim=True)) * scale
 
     def weighted(self, weight: Tensor, n_held: int) -> Tensor:
         folded = weight * self.scales[1][:, :, None, :n_held]
-        return mix(folded, self.codes[1][:, :, :n_held], self.bits) - self.middle * folded.sum(-1, keepdim=True)
+        mixed = mix(folded, self.codes[1][..., :n_held], self.bits, self.head_dim)
+        return mixed - self.middle * folded.sum(-1, keepdim=True)
 
     def attend(
         self, query: Tensor, n_held: int, mask: Tensor | None, *, scaling: float, softcap: float | None
@@ -98,16 +99,17 @@ class PerTokenStorage:
         self.scales = tuple(scales.index_select(0, beam_idx) for scales in self.scales)
 
     def _encode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, H, n, D] → codes [B, H, n, P] and scales [B, H, n]; all zeros have the scale 1."""
+        """[B, H, n, D] → codes [B, H, W, n] and scales [B, H, n]; all zeros have the scale 1."""
         tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
         scale = tokens.abs().amax(-1) / (self.middle - 1)
         scale = torch.where(scale > 0, scale, 1.0)
-        return pack((tokens / scale[..., None]).round() + self.middle, self.bits), scale
+        return pack(((tokens / scale[..., None]).round() + self.middle).transpose(-1, -2), self.bits), scale
 
     def _decode(self, which: int, n: int) -> Tensor:
-        scale = self.scales[which][:, :, :n, None]
-        return ((unpack(self.codes[which][:, :, :n], self.bits, scale.dtype) - self.middle) * scale).to(self.dtype)
+        scale = self.scales[which][:, :, None, :n]
+        codes = unpack(self.codes[which][..., :n], self.bits, self.head_dim, scale.dtype)
+        return ((codes - self.middle) * scale).to(self.dtype).transpose(-1, -2)
 
     def _write(self, coded: list[tuple[Tensor, Tensor]], where: slice) -> None:
         for codes, scales, (code, scale) in zip(self.codes, self.scales, coded, strict=True):
-            codes[:, :, where], scales[:, :, where] = code, scale
+            codes[..., where], scales[..., where] = code, scale

@@ -117,14 +117,14 @@ def footprint(new_decoder: Callable[[int], Decoder], seq_len: int, batch: int, n
     tensors for values, which have none there.
     """
     with new_decoder(n_new_tokens) as decoder:
+        if decoder.cache is None:
+            return None
         ids_BT = torch.zeros(batch, seq_len + 1, dtype=torch.long, device="meta")
         decoder.foresee(ids_BT, seq_len)
         prompt_BT, next_B1 = ids_BT.tensor_split([seq_len], dim=1)
         decoder.feed(prompt_BT)
         logical, held = decoder.kv_bytes_logical, decoder.kv_bytes_held
         decoder.feed(next_B1)
-    if decoder.cache is None:
-        return None
 
     def after(n_steps: int, before: int, now: int) -> int:
         return now + max(now - before, 0) * max(n_steps - 1, 0)  # what is given back, is given back once

@@ -68,8 +68,9 @@ def test_what_a_cache_takes_is_known_without_weights_or_numbers(strategy: str) -
         assert found is None
     else:
         assert found is not None
-        assert found.logical == pytest.approx(kept[3], rel=0.02)
-        assert found.held == pytest.approx(decoder.kv_bytes_held, rel=0.02)
+        # Codes are written a group at a time, which one step does not show.
+        assert found.logical == pytest.approx(kept[3], rel=0.1 if "kivi" in strategy else 0)
+        assert found.held == decoder.kv_bytes_held
 
 
 def test_prefill_flop_is_what_torch_counts() -> None:

@@ -47,6 +47,16 @@ class Decoder:
     def kv_bytes_logical(self) -> int:
         return 0 if self.cache is None else int(self.cache.bytes_logical)
 
+    @property
+    def kv_bytes_offloaded(self) -> int:
+        """Of `kv_bytes_held`, what lies outside the model's device; a cache that moves nothing does not say so."""
+        return int(getattr(self.cache, "bytes_offloaded", 0))
+
+    def foresee(self, ids_BT: Tensor, n_prompt: int) -> None:
+        """Show a cache that asks for it what will follow: `ids_BT` starts with the prompt, which is fed afterwards."""
+        if hasattr(self.cache, "foresee"):
+            self.cache.foresee(self.model, ids_BT, n_prompt)
+
     @torch.inference_mode()
     def feed(self, ids_BT: Tensor, all_logits: bool = False) -> Tensor:
         """Append tokens; float logits after the last one [B, V], or after each one [B, T, V]."""
@@ -87,9 +97,3 @@ class Decoder:
     @staticmethod
     def _positions(ids_BT: Tensor, start: int) -> Tensor:
         return torch.arange(start, start + ids_BT.shape[1], device=ids_BT.device).expand(ids_BT.shape)
-
-
-def require_finite(logits: Tensor, where: str) -> None:
-    """Raises FloatingPointError: numbers after a NaN or an infinity would be noise that looks like a measurement."""
-    if not bool(torch.isfinite(logits).all()):
-        raise FloatingPointError(f"logits of {where} hold NaN or infinity; use a wider dtype (dtype=float32)")

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Collection, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,20 @@ def fingerprint(resolved: dict[str, Any], cell: Cell, hardware: dict[str, Any], 
     return digest(parts)
 
 
+def baseline_key(resolved: dict[str, Any], cell: Cell, hardware: dict[str, Any], root: Path = ROOT) -> str:
+    """sha256 over all that the reference's logits depend on but its tokens, whatever is compared with it."""
+    influential = _influential(resolved)
+    parts = {
+        "config": {name: influential[name] for name in ("baseline", "model", "weights", "engine")},
+        "computed": [cell.dtype, cell.device, cell.seed, resolved["profile"]["n_threads"] or n_usable_cores()],
+        "code": code_hashes([*targets([resolved["baseline"], resolved["level"]])], root),
+        "versions": versions(),
+        "hardware": hardware,
+        "model": models.identity(*(resolved["model"][name] for name in ("source", "path", "revision"))),
+    }
+    return digest(parts)
+
+
 def digest(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -53,7 +68,8 @@ def code_hashes(
     names: Iterator[str] | list[str], root: Path = ROOT, leave_out: Collection[str] = BY_VALUE
 ) -> dict[str, str]:
     """The syntax trees, without docstrings, of all first-party code that `names` reach."""
-    return {name: _tree_hash(path) for name, path in import_closure(names, root, leave_out).items()}
+    found = import_closure(names, root, leave_out)
+    return {name: _read(path, path.stat().st_mtime_ns, name)[1] for name, path in found.items()}
 
 
 def _influential(resolved: dict[str, Any]) -> dict[str, Any]:
@@ -85,8 +101,14 @@ def import_closure(
         module, path = _locate(waiting.pop(), root)
         if path is not None and module not in found and module not in leave_out:
             found[module] = path
-            waiting += imported_names(path, module)
+            waiting += _read(path, path.stat().st_mtime_ns, module)[0]
     return dict(sorted(found.items()))
+
+
+@cache
+def _read(path: Path, changed_ns: int, module: str) -> tuple[list[str], str]:
+    """What a file imports, and the hash of its tree; read again when it was changed."""
+    return imported_names(path, module), _tree_hash(path)
 
 
 def imported_names(path: Path, module: str) -> list[str]:

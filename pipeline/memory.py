@@ -15,6 +15,7 @@ from torch import nn
 from torch.autograd.profiler import profile, record_function
 from transformers import PreTrainedModel
 
+from pipeline.decoding import Decoder
 from pipeline.record import Predicted
 
 COPY_BYTES = 256 << 20
@@ -51,7 +52,7 @@ def _measured_ceilings(dtype: torch.dtype, device: str, n_threads: int) -> Ceili
     return Ceilings(2 * source.nbytes / copy_s, 2 * size**3 / matmul_s)
 
 
-def _best_s(work: Callable[[], object], device: str, n_repeats: int = 16, max_s: float = 2.0) -> float:
+def _best_s(work: Callable[[], object], device: str, n_repeats: int = 16, max_s: float = 0.5) -> float:
     samples: list[float] = []
     work()  # the first touch pays for pages and kernels
     while len(samples) < n_repeats and sum(samples) < max_s:
@@ -100,32 +101,65 @@ def weight_bytes_per_step(model: PreTrainedModel) -> int:
     return weight_bytes(model) - (0 if lookup.weight is head.weight else lookup.weight.nbytes)
 
 
-def predict(
-    model: PreTrainedModel,
-    *,
-    seq_len: int,
-    batch: int,
-    n_new_tokens: int,
-    kv_budget: int | None,
-    recomputes: bool,
-    ceilings: Ceilings,
-) -> Predicted:
-    """Cost from shapes alone, so the model may be on the meta device. `recomputes`: nothing is held between steps."""
-    per_token = kv_bytes_per_token(model.config, model.dtype)
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of one cache, whole batch and all layers, as it counts them itself."""
+
+    logical: int  # of the tokens kept half-way through decoding: what a step reads
+    held: int  # at the last step
+
+
+def footprint(new_decoder: Callable[[int], Decoder], seq_len: int, batch: int, n_new_tokens: int) -> Footprint | None:
+    """By a prompt and one step on the meta device, where they take no memory and little time; None without a cache.
+
+    `new_decoder`: given the number of tokens that will follow the prompt, of a model on the meta device. What the step
+    adds is added by every other one. Raises whatever the technique and the model raise; RuntimeError for what asks
+    tensors for values, which have none there.
+    """
+    with new_decoder(n_new_tokens) as decoder:
+        if decoder.cache is None:
+            return None
+        ids_BT = torch.zeros(batch, seq_len + 1, dtype=torch.long, device="meta")
+        decoder.foresee(ids_BT, seq_len)
+        prompt_BT, next_B1 = ids_BT.tensor_split([seq_len], dim=1)
+        decoder.feed(prompt_BT)
+        logical, held = decoder.kv_bytes_logical, decoder.kv_bytes_held
+        decoder.feed(next_B1)
+
+    def after(n_steps: int, before: int, now: int) -> int:
+        return now + max(now - before, 0) * max(n_steps - 1, 0)  # what is given back, is given back once
+
+    return Footprint(
+        logical=after(n_new_tokens // 2, logical, decoder.kv_bytes_logical),
+        held=after(n_new_tokens, held, decoder.kv_bytes_held),
+    )
+
+
+def estimated(
+    model: PreTrainedModel, kv_budget: int | None, *, seq_len: int, batch: int, n_new_tokens: int
+) -> Footprint:
+    """Of a cache whose shapes depend on data: the budget, in the model's own numbers."""
 
     def held(n_seen: int) -> int:
-        return 0 if recomputes else batch * per_token * min(n_seen, kv_budget or n_seen)
+        return batch * kv_bytes_per_token(model.config, model.dtype) * min(n_seen, kv_budget or n_seen)
 
-    read = weight_bytes_per_step(model) + held(seq_len + n_new_tokens // 2)
+    return Footprint(held(seq_len + n_new_tokens // 2), held(seq_len + n_new_tokens))
+
+
+def predict(
+    model: PreTrainedModel, cache: Footprint | None, *, seq_len: int, batch: int, ceilings: Ceilings
+) -> Predicted:
+    """Cost from shapes alone, so the model may be on the meta device. No `cache`: every step computes all again."""
+    read = weight_bytes_per_step(model) + (cache.logical if cache else 0)
     read_s = read / ceilings.copy_bandwidth_bytes_per_s
     flop = prefill_flop(model, seq_len, batch)
     prefill_s = flop / ceilings.matmul_flop_per_s
     return Predicted(
         weight_bytes=weight_bytes(model),
-        kv_bytes_per_token=per_token,
-        kv_bytes_held=held(seq_len + n_new_tokens),
+        kv_bytes_per_token=kv_bytes_per_token(model.config, model.dtype),
+        kv_bytes_held=cache.held if cache else 0,
         decode_bytes_per_step=read,
-        decode_floor_s=max(read_s, prefill_s) if recomputes else read_s,
+        decode_floor_s=read_s if cache else max(read_s, prefill_s),
         prefill_flop=flop,
         prefill_floor_s=prefill_s,
     )

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
-from pipeline.decoding import Decoder, require_finite
+from pipeline.decoding import Decoder
+from pipeline.finite import require_finite
 from pipeline.intervals import bootstrap
 from pipeline.record import Items, TaskQuality, TextQuality
 from pipeline.tasks import IGNORED, RecallItems
@@ -26,11 +28,28 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
+class Continuation:
+    """What one arm said after the tokens that are scored, row by row [n, V], and what it held after the last one."""
+
+    logits: Tensor
+    kv_bytes_held: int  # whole batch
+    kv_bytes_offloaded: int
+
+
+# What was said to these tensors before, or what is computed now.
+Memory = Callable[[tuple[Tensor, ...], Callable[[], Continuation]], Continuation]
+
+
+@dataclass(frozen=True)
 class Arms:
-    """The two that are compared on the same tokens."""
+    """The two that are compared on the same tokens; where they are one and the same, it is asked once.
+
+    `memory`: of what the full cache said. Without it, it is asked anew.
+    """
 
     technique: NewDecoder
     full: NewDecoder
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,7 @@ class Scores:
 
     kv_bytes_held: int  # of one item after its last token, mean over items
     kv_bytes_held_full: int
+    kv_bytes_offloaded: int
     correct: Tensor
     correct_full: Tensor
     nll: Tensor  # nats
@@ -119,6 +139,7 @@ def _shared(scores: Scores, depth: list[float], resampling: Resampling) -> dict[
         ),
         "kv_bytes_held": scores.kv_bytes_held,
         "kv_bytes_held_full": scores.kv_bytes_held_full,
+        "kv_bytes_offloaded": scores.kv_bytes_offloaded,
         "nll": scores.nll.mean().item(),
         "nll_full": scores.nll_full.mean().item(),
         "nll_difference": bootstrap(difference, resampling.n_bootstrap, resampling.seed),
@@ -134,30 +155,45 @@ def _rounded(values: list[float]) -> list[float]:
 
 def _scores(arms: Arms, prompt: Tensor, asked: Tensor, target: Tensor) -> Scores:
     """Batch by batch; `asked` [N, T] follows the prompt token by token, `target` [N, T] is IGNORED where unscored."""
-    batches, n_bytes, n_bytes_full = [], 0, 0
+    batches, n_bytes = [], torch.zeros(3, dtype=torch.long)
     for prompt_BT, asked_BT, target_BT in zip(*(t.split(BATCH) for t in (prompt, asked, target)), strict=True):
-        technique, held = _continue(arms.technique, prompt_BT, asked_BT)
-        full, held_full = _continue(arms.full, prompt_BT, asked_BT)
-        batches.append(_compare(technique, full, target_BT.to(full.device)))
-        n_bytes, n_bytes_full = n_bytes + held, n_bytes_full + held_full
+        technique, full = _both(arms, prompt_BT, asked_BT, target_BT != IGNORED)
+        batches.append(_compare(technique.logits, full.logits.to(technique.logits.device), target_BT))
+        n_bytes += torch.tensor([technique.kv_bytes_held, full.kv_bytes_held, technique.kv_bytes_offloaded])
     per_item = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return Scores(n_bytes // len(prompt), n_bytes_full // len(prompt), *per_item)
+    held, held_full, offloaded = (n_bytes // len(prompt)).tolist()
+    return Scores(held, held_full, offloaded, *per_item)
 
 
-def _continue(new_decoder: NewDecoder, prompt_BT: Tensor, asked_BT: Tensor) -> tuple[Tensor, int]:
-    """Logits [B, T, V] after each token of `asked_BT`, and the bytes that are held after the last one."""
-    with new_decoder(asked_BT.shape[1]) as decoder:
+def _both(arms: Arms, prompt_BT: Tensor, asked_BT: Tensor, scored_BT: Tensor) -> tuple[Continuation, Continuation]:
+    """Of the technique and of the full cache."""
+    ask_full = partial(_continue, arms.full, prompt_BT, asked_BT, scored_BT)
+    full = ask_full() if arms.memory is None else arms.memory((prompt_BT, asked_BT, scored_BT), ask_full)
+    if arms.technique is arms.full:
+        return full, full
+    return _continue(arms.technique, prompt_BT, asked_BT, scored_BT), full
+
+
+def _continue(new_decoder: NewDecoder, prompt_BT: Tensor, asked_BT: Tensor, scored_BT: Tensor) -> Continuation:
+    """Feed the prompt, then `asked_BT` token by token."""
+    fresh = partial(new_decoder, asked_BT.shape[1])
+    with fresh() as decoder:
         device = decoder.model.device
-        require_finite(decoder.feed(prompt_BT.to(device)), "the prompt")
-        logits = decoder.teacher_force(asked_BT.to(device))
-    require_finite(logits, "the continuation")
-    return logits, decoder.kv_bytes_held
+        prompt_BT, asked_BT, scored_BT = (tensor.to(device) for tensor in (prompt_BT, asked_BT, scored_BT))
+        decoder.foresee(torch.cat([prompt_BT, asked_BT], dim=1), prompt_BT.shape[1])
+        first_BV = decoder.feed(prompt_BT)
+        logits_BTV = decoder.teacher_force(asked_BT)
+    fed = [prompt_BT, *asked_BT.split(1, dim=1)]
+    for logits in (first_BV, logits_BTV):
+        require_finite(logits, fresh, fed)
+    return Continuation(logits_BTV[scored_BT], decoder.kv_bytes_held, decoder.kv_bytes_offloaded)
 
 
-def _compare(technique_BTV: Tensor, full_BTV: Tensor, target_BT: Tensor) -> tuple[Tensor, ...]:
-    """The tensors of Scores, in their order, for one batch."""
+def _compare(technique: Tensor, full: Tensor, target_BT: Tensor) -> tuple[Tensor, ...]:
+    """The tensors of Scores, in their order, for one batch; logits [n, V] of what is scored, row by row."""
+    target_BT = target_BT.to(technique.device)
     asked_BT = target_BT != IGNORED
-    targets, logits, reference = target_BT[asked_BT], technique_BTV[asked_BT].double(), full_BTV[asked_BT].double()
+    targets, logits, reference = target_BT[asked_BT], technique.double(), full.double()
     best, best_reference = logits.argmax(-1), reference.argmax(-1)
     per_answer = (
         best == targets,

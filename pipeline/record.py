@@ -59,8 +59,8 @@ class Predicted(_Frozen):
 
     weight_bytes: int
     kv_bytes_per_token: int  # full cache, one sequence, all layers
-    kv_bytes_held: int  # at the last step, whole batch
-    decode_bytes_per_step: int  # weights + keys and values held half-way through decoding, read once
+    kv_bytes_held: int  # at the last step, whole batch, everything that is allocated
+    decode_bytes_per_step: int  # weights + keys and values kept half-way through decoding, read once
     decode_floor_s: float  # at the measured copy bandwidth; where every step recomputes, at least a prefill's floor
     prefill_flop: float
     prefill_floor_s: float  # prefill_flop / measured FLOP/s
@@ -69,15 +69,16 @@ class Predicted(_Frozen):
 class Arm(_Frozen):
     """One of the things that ran interleaved: raw samples and what they add up to."""
 
-    ttft_s: list[float]  # one per prefill trial
+    ttft_s: list[float]  # one per prefill trial; empty where another arm's prefill was copied
     tpot_s: list[float]  # mean seconds per decode step, one per decode trial
     step_s: list[float]  # every decode step, in order
     kv_bytes_held: list[int]  # after every decode step; the first entry is right after prefill
     kv_bytes_logical: int  # bytes of the tokens that are kept, after the last step
+    kv_bytes_offloaded: int  # of those held after the last step, outside the model's device
     peak_memory_bytes: int | None  # the most of step_peak_memory_bytes
     # Weights + the most that tensors took at once: first in prefill, then in each step; of slow steps in the first few.
     step_peak_memory_bytes: list[int]
-    ttft_s_p50: float
+    ttft_s_p50: float  # NaN where there is no sample
     ttft_s_p90: float
     tpot_s_p50: float
     tpot_s_p90: float
@@ -92,7 +93,7 @@ class Cost(_Frozen):
     full_again: Arm  # the same work as `full`, timed as an arm of its own (A/A)
     ttft_ratio: Interval
     tpot_ratio: Interval
-    aa_ttft_ratio: Interval  # full_again / full: the noise floor
+    aa_ttft_ratio: Interval | None  # full_again / full: the noise floor; None where full_again copied its prefill
     aa_tpot_ratio: Interval
     copy_bandwidth_bytes_per_s: float  # measured in the same process
     matmul_flop_per_s: float
@@ -119,6 +120,7 @@ class TaskQuality(_Frozen):
     items: Items
     kv_bytes_held: int  # of one item, after its last token
     kv_bytes_held_full: int
+    kv_bytes_offloaded: int  # of those held
     accuracy: float
     accuracy_full: float
     accuracy_difference: Interval  # technique - full; below 0 means worse
@@ -135,6 +137,7 @@ class TextQuality(_Frozen):
     items: Items  # one per stream
     kv_bytes_held: int  # of one stream, after its last token
     kv_bytes_held_full: int
+    kv_bytes_offloaded: int  # of those held
     n_context: int  # prompt tokens before the first scored one
     n_tokens: int  # scored tokens, over all streams
     nll: float  # nats per token; perplexity = exp(nll)
@@ -154,7 +157,7 @@ class Quality(_Frozen):
 class Record(_Frozen):
     """One cell, measured (`ok`), failed (`error`) or not possible here (`skipped`)."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     cell: Cell
     status: Literal["ok", "error", "skipped"]
     reason: str = ""  # why it is not ok

@@ -1,7 +1,8 @@
 """Paired timing: every arm does the same work on the same tokens, interleaved in random order within each trial.
 
 The unit is the trial: one log-ratio each, and a bootstrap interval over them. An arm that is the reference once more
-(A/A) shows the noise floor. Shapes: B sequences, T prompt tokens, N tokens to decode.
+(A/A) shows the noise floor; where there is time for one prefill only, it goes on from a copy of the reference's.
+Shapes: B sequences, T prompt tokens, N tokens to decode.
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ import torch
 from torch import Tensor
 
 from pipeline import intervals
-from pipeline.decoding import Decoder, require_finite
+from pipeline.decoding import Decoder
+from pipeline.finite import require_finite
 from pipeline.memory import Ceilings, peak_growths
 from pipeline.record import Arm, Cost, Predicted
 
 NewDecoder = Callable[[], Decoder]  # an arm: each call starts afresh
 WARM_UP_TOKENS = 64  # of the prompt, before prefill is timed
 WARM_UP_STEPS = 1  # before decode is timed
-COUNTING_S = 0.7  # after which the memory of no further step is counted; the first one always is
+COUNTING_S = 0.35  # after which the memory of no further step is counted; the first one always is
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured. Trials end early, for all arms alike, when the next would not fit into `max_s` seconds."""
+    """How much is measured. Trials end early, for all arms alike, when the next would not fit into `max_s` seconds: a
+    quarter of them for prefill, half for decode.
+    """
 
     n_prefill_trials: int
     n_decode_trials: int
@@ -46,6 +50,7 @@ class Samples:
     block_step_s: list[list[float]] = field(default_factory=list)
     kv_bytes_held: list[int] = field(default_factory=list)
     kv_bytes_logical: int = 0
+    kv_bytes_offloaded: int = 0
     peak_growth_bytes: list[int] = field(default_factory=list)  # of prefill with the warm-up, then of each step
 
     @property
@@ -123,25 +128,19 @@ def measure(arms: Mapping[str, NewDecoder], prompt_BT: Tensor, stream_BN: Tensor
     Decode continues the last prefill with the tokens of `stream_BN`: untimed warm-up steps, then blocks of nearly equal
     length, one for each decode trial.
     """
-    warm_up_BN, decode_BN = stream_BN.tensor_split([WARM_UP_STEPS], dim=1)
-    if decode_BN.shape[1] < plan.n_decode_trials:
-        valid = plan.n_decode_trials + WARM_UP_STEPS
+    valid = plan.n_decode_trials + WARM_UP_STEPS
+    if stream_BN.shape[1] < valid:
         raise ValueError(f"n_new_tokens={stream_BN.shape[1]}: too few for the decode trials; valid: >= {valid}")
     with no_garbage_collection():
-        return _measure(arms, prompt_BT, warm_up_BN, decode_BN, plan)
+        return _measure(arms, prompt_BT, stream_BN, plan)
 
 
-def _measure(
-    arms: Mapping[str, NewDecoder], prompt_BT: Tensor, warm_up_BN: Tensor, decode_BN: Tensor, plan: Plan
-) -> dict[str, Samples]:
+def _measure(arms: Mapping[str, NewDecoder], prompt_BT: Tensor, stream_BN: Tensor, plan: Plan) -> dict[str, Samples]:
     _warm_up(arms, prompt_BT)
     rng = np.random.default_rng(plan.seed)
     samples = {name: Samples() for name in arms}
-    decoders: dict[str, Decoder] = {}
-    for order in trial_orders(list(arms), plan.n_prefill_trials, rng, plan.max_s / 2):
-        for name in order:
-            decoders.pop(name, None)
-            decoders[name] = _time_prefill(arms[name], prompt_BT, warm_up_BN, samples[name])
+    decoders = _prefilled(arms, prompt_BT, stream_BN, samples, plan, rng)
+    decode_BN = stream_BN[:, WARM_UP_STEPS:]
     _count_memory(arms, decoders, decode_BN, samples)
     orders = trial_orders(list(arms), plan.n_decode_trials, rng, plan.max_s / 2, at_least=2)
     for order, block_BN in zip(orders, decode_BN.tensor_split(plan.n_decode_trials, dim=1), strict=False):
@@ -152,28 +151,70 @@ def _measure(
 
 def _warm_up(arms: Mapping[str, NewDecoder], prompt_BT: Tensor) -> None:
     """The first call of anything pays for kernels and pages; a short prompt is enough to pay for them."""
+    start_BT = prompt_BT[:, :WARM_UP_TOKENS]
     for new_decoder in arms.values():
         with new_decoder() as decoder:
-            decoder.feed(prompt_BT[:, :WARM_UP_TOKENS])
+            decoder.foresee(torch.cat([start_BT, start_BT[:, -1:]], dim=1), start_BT.shape[1])
+            decoder.feed(start_BT)
 
 
-def _time_prefill(new_decoder: NewDecoder, prompt_BT: Tensor, warm_up_BN: Tensor, samples: Samples) -> Decoder:
+def _prefilled(
+    arms: Mapping[str, NewDecoder],
+    prompt_BT: Tensor,
+    stream_BN: Tensor,
+    samples: Mapping[str, Samples],
+    plan: Plan,
+    rng: np.random.Generator,
+) -> dict[str, Decoder]:
+    """All arms after their last timed prefill and the warm-up steps.
+
+    An arm that is there twice comes last in the first trial, once it is known whether there is time for a second one.
+    """
+    decoders: dict[str, Decoder] = {}
+    again = _again(arms)
+    max_s, started = plan.max_s / 4, time.perf_counter()
+    for trial, order in enumerate(trial_orders(list(arms), plan.n_prefill_trials, rng, max_s)):
+        for n_done, name in enumerate(order if trial else sorted(order, key=again.__contains__)):
+            trial_s = (time.perf_counter() - started) / max(n_done, 1) * len(order)
+            if trial == 0 and name in again and (plan.n_prefill_trials == 1 or 2 * trial_s > max_s):
+                return decoders | {twin: _copied(original, decoders, samples, twin) for twin, original in again.items()}
+            decoders.pop(name, None)
+            decoders[name] = _time_prefill(arms[name], prompt_BT, stream_BN, samples[name])
+    return decoders
+
+
+def _again(arms: Mapping[str, NewDecoder]) -> dict[str, str]:
+    """Arms that an earlier one is already, by name, and which one that is."""
+    first: dict[NewDecoder, str] = {}
+    return {name: original for name, arm in arms.items() if (original := first.setdefault(arm, name)) != name}
+
+
+def _copied(original: str, decoders: Mapping[str, Decoder], samples: Mapping[str, Samples], twin: str) -> Decoder:
+    """What prefill left of `original`, for its twin; a time to the first token is no sample of the twin's own."""
+    samples[twin].kv_bytes_held = list(samples[original].kv_bytes_held)
+    samples[twin].peak_growth_bytes = list(samples[original].peak_growth_bytes)
+    return _copy(decoders[original])
+
+
+def _time_prefill(new_decoder: NewDecoder, prompt_BT: Tensor, stream_BN: Tensor, samples: Samples) -> Decoder:
     """One prefill to the first token, then untimed warm-up steps; in the first trial also the peak memory of both."""
     gc.collect()  # the previous trial's cache
     decoder = new_decoder()
     device = prompt_BT.device
     watch = Stopwatch(device)
+    warm_up_BN = stream_BN[:, :WARM_UP_STEPS]
 
     def run() -> Iterator[None]:
         with watch.lap():
             logits = decoder.feed(prompt_BT)
             logits.argmax(-1)
         samples.kv_bytes_held = [decoder.kv_bytes_held]
-        require_finite(logits, "the timed prefill")
+        require_finite(logits, new_decoder, [prompt_BT])
         decoder.teacher_force(warm_up_BN)
         yield
 
     with decoder:
+        decoder.foresee(torch.cat([prompt_BT, stream_BN], dim=1), prompt_BT.shape[1])
         if not samples.peak_growth_bytes:  # it does not differ between trials, and counting takes a little time
             samples.peak_growth_bytes = peak_growths(run(), device.type)
         else:
@@ -196,8 +237,7 @@ def _count_memory(
 
 def untimed_steps(decoder: Decoder, tokens_BN: Tensor) -> Iterator[None]:
     """Copy the decoder, then let the copy decode: prefill is not computed again, and the original stays as it is."""
-    shared = {id(part): part for part in _not_copied(decoder)}
-    with copy.deepcopy(decoder, shared) as again:
+    with _copy(decoder) as again:
         yield
         started = time.perf_counter()
         for tokens_B1 in tokens_BN.split(1, dim=1):
@@ -205,6 +245,10 @@ def untimed_steps(decoder: Decoder, tokens_BN: Tensor) -> Iterator[None]:
             yield
             if time.perf_counter() - started > COUNTING_S:
                 return
+
+
+def _copy(decoder: Decoder) -> Decoder:
+    return copy.deepcopy(decoder, {id(part): part for part in _not_copied(decoder)})
 
 
 def _not_copied(decoder: Decoder) -> Iterator[object]:
@@ -223,7 +267,7 @@ def _time_decode(decoder: Decoder, tokens_BN: Tensor, samples: Samples) -> None:
                 decoder.feed(tokens_B1).argmax(-1)
             samples.kv_bytes_held.append(decoder.kv_bytes_held)
     samples.block_step_s.append(watch.seconds())
-    samples.kv_bytes_logical = decoder.kv_bytes_logical
+    samples.kv_bytes_logical, samples.kv_bytes_offloaded = decoder.kv_bytes_logical, decoder.kv_bytes_offloaded
 
 
 def cost(
@@ -249,7 +293,7 @@ def cost(
         full_again=summarise(full_again, batch, predicted.weight_bytes),
         ttft_ratio=ratio(technique, "ttft_s"),
         tpot_ratio=ratio(technique, "tpot_s"),
-        aa_ttft_ratio=ratio(full_again, "ttft_s"),
+        aa_ttft_ratio=ratio(full_again, "ttft_s") if full_again.ttft_s else None,
         aa_tpot_ratio=ratio(full_again, "tpot_s"),
         copy_bandwidth_bytes_per_s=ceilings.copy_bandwidth_bytes_per_s,
         matmul_flop_per_s=ceilings.matmul_flop_per_s,
@@ -267,10 +311,11 @@ def summarise(samples: Samples, batch: int, weight_bytes: int) -> Arm:
         step_s=steps,
         kv_bytes_held=samples.kv_bytes_held,
         kv_bytes_logical=samples.kv_bytes_logical,
+        kv_bytes_offloaded=samples.kv_bytes_offloaded,
         peak_memory_bytes=max(peaks, default=None),
         step_peak_memory_bytes=peaks,
-        ttft_s_p50=float(np.percentile(samples.ttft_s, 50)),
-        ttft_s_p90=float(np.percentile(samples.ttft_s, 90)),
+        ttft_s_p50=float(np.percentile(samples.ttft_s or [np.nan], 50)),
+        ttft_s_p90=float(np.percentile(samples.ttft_s or [np.nan], 90)),
         tpot_s_p50=float(np.percentile(steps, 50)),
         tpot_s_p90=float(np.percentile(steps, 90)),
         decode_tokens_per_s=batch * len(steps) / sum(steps),

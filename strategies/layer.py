@@ -294,7 +294,8 @@ def tensor_bytes(*holders: Any) -> int:
         if is_traceable_wrapper_subclass(item):  # a quantised tensor, say: its bytes are those of its parts
             waiting += [getattr(item, name) for name in item.__tensor_flatten__()[0]]
         elif isinstance(item, Tensor):
-            found[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
+            storage = item.untyped_storage()
+            found[storage._cdata] = storage.nbytes()  # on the meta device all addresses are the same
         elif isinstance(item, dict):
             waiting += item.values()
         elif isinstance(item, list | tuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,15 +14,26 @@ from hydra.utils import instantiate
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline import models, quality, timing
+from pipeline import baseline, hardware, models, quality, timing
 from pipeline.checks import check_positions
 from pipeline.config import Experiment
 from pipeline.decoding import Decoder
-from pipeline.memory import Ceilings, available_bytes, measured_ceilings, predict, prefill_flop
+from pipeline.fingerprint import baseline_key, digest
+from pipeline.memory import (
+    Ceilings,
+    Footprint,
+    available_bytes,
+    estimated,
+    footprint,
+    measured_ceilings,
+    predict,
+    prefill_flop,
+)
 from pipeline.prompts import prompts
 from pipeline.record import Cell, Cost, Predicted, Quality
 
 _loaded: dict[tuple[object, ...], models.LoadedModel] = {}  # the last one: a grid stays with one model
+_footprints: dict[str, Footprint | None] = {}
 
 
 @dataclass(frozen=True)
@@ -51,9 +62,8 @@ def dry_run(experiment: Experiment) -> None:
             given = prompts(experiment.model, workload, cell, n_items=1)
             check_positions(experiment, models.n_positions(model.config), given.longest_question)
             _check_vocabulary(experiment, model, given.highest_id)
-        arms = _arms(model, cell, experiment)
-        for new_decoder in (arms.technique, arms.full):
-            _try(new_decoder, model, cell)
+        for arm in ("strategy", "baseline"):
+            _try(arm, model, cell, experiment)
 
 
 def _check_vocabulary(experiment: Experiment, model: PreTrainedModel, highest_id: int) -> None:
@@ -64,14 +74,11 @@ def _check_vocabulary(experiment: Experiment, model: PreTrainedModel, highest_id
         )
 
 
-def _try(new_decoder: quality.NewDecoder, model: PreTrainedModel, cell: Cell) -> None:
-    """A prompt and one step on the meta device, where they take no memory and hardly any time."""
+def _try(arm: str, model: PreTrainedModel, cell: Cell, experiment: Experiment) -> None:
     name = type(model).__name__
     try:
-        with models.quiet(), new_decoder(1) as decoder:
-            for n_tokens in (cell.seq_len, 1):
-                decoder.feed(torch.zeros(cell.batch, n_tokens, dtype=torch.long, device="meta"))
-    except (ImportError, RuntimeError):  # RuntimeError: also what is not implemented, and what asks tensors for values
+        _footprint(arm, model, cell, experiment)
+    except ImportError:
         return
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         why = " ".join(str(error).split())
@@ -83,10 +90,10 @@ def _try(new_decoder: quality.NewDecoder, model: PreTrainedModel, cell: Cell) ->
 def measure_cell(cell: Cell, experiment: Experiment) -> Measured:
     """Predict, then measure what the workload asks for; skipped where the prediction alone says that it cannot be."""
     with timing.pinned_threads(experiment.n_threads):
-        skipped = _too_much(Bench.outlined(cell, experiment))
-        if skipped is not None:
+        outlined = Bench.outlined(cell, experiment)
+        if skipped := _too_much(outlined):
             return skipped
-        bench = Bench.of(cell, experiment)
+        bench = outlined.loaded()
         return Measured(
             bench.predicted,
             cost=bench.cost() if "cost" in experiment.workload.measure else None,
@@ -123,32 +130,39 @@ class Bench:
     arms: quality.Arms
     ceilings: Ceilings
 
+    predicted: Predicted
+    predicted_full: Predicted
+
     @classmethod
     def of(cls, cell: Cell, experiment: Experiment) -> Bench:
-        return cls._with(_load(experiment, cell).model, cell, experiment)
+        return cls.outlined(cell, experiment).loaded()
 
     @classmethod
     def outlined(cls, cell: Cell, experiment: Experiment) -> Bench:
-        """Good for predictions only: where the model is not loaded yet, it has shapes but no weights."""
-        return cls._with(_outline(experiment, cell), cell, experiment)
+        """Good for predictions only: the model has shapes but no weights."""
+        _give_back_others(experiment, cell)
+        model = models.outline(experiment.model, cell.dtype)
+        ceilings = measured_ceilings(model.dtype, cell.device)
+        technique, full = (
+            predict(
+                model,
+                _footprint(arm, model, cell, experiment),
+                seq_len=cell.seq_len,
+                batch=cell.batch,
+                ceilings=ceilings,
+            )
+            for arm in ("strategy", "baseline")
+        )
+        return cls(cell, experiment, model, _arms(model, cell, experiment), ceilings, technique, full)
 
-    @classmethod
-    def _with(cls, model: PreTrainedModel, cell: Cell, experiment: Experiment) -> Bench:
-        return cls(cell, experiment, model, _arms(model, cell, experiment), measured_ceilings(model.dtype, cell.device))
-
-    @property
-    def predicted(self) -> Predicted:
-        recomputes = self.arms.technique(1).cache is None
-        return self._predict(kv_budget=self.cell.kv_budget, recomputes=recomputes)
-
-    @property
-    def predicted_full(self) -> Predicted:
-        return self._predict(kv_budget=None, recomputes=False)
+    def loaded(self) -> Bench:
+        model = _load(self.experiment, self.cell).model
+        return replace(self, model=model, arms=_arms(model, self.cell, self.experiment))
 
     def least_bytes(self) -> int:
         """Weights that are not loaded yet, and what the caches hold at their last step; activations come on top."""
         predicted, full = self.predicted, self.predicted_full.kv_bytes_held
-        weights = predicted.weight_bytes if self.model.device.type == "meta" else 0
+        weights = 0 if _key(self.experiment, self.cell) in _loaded else predicted.weight_bytes
         workload = self.experiment.workload
         copied = max(predicted.kv_bytes_held, full)  # one at a time, where the memory of steps is counted
         three_arms = ("cost" in workload.measure) * (predicted.kv_bytes_held + 2 * full + copied)
@@ -192,39 +206,37 @@ class Bench:
         workload = self.experiment.workload
         given = prompts(self.experiment.model, workload, self.cell, workload.n_items)
         resampling = quality.Resampling(self.experiment.profile.n_bootstrap, self.cell.seed)
+        arms = self._with_memory()
         tasks = [
-            quality.recall(self.arms, task, items, protocol, resampling)
+            quality.recall(arms, task, items, protocol, resampling)
             for task, items in given.items.items()
             for protocol in quality.PROTOCOLS
         ]
         streaming = None
         if given.streams is not None:
-            streaming = quality.streaming_text(self.arms, given.streams, given.n_scored, resampling)
+            streaming = quality.streaming_text(arms, given.streams, given.n_scored, resampling)
         return Quality(text_source=given.text.source, text_sha256=given.text.sha256, tasks=tasks, text=streaming)
 
-    def _predict(self, *, kv_budget: int | None, recomputes: bool) -> Predicted:
-        return predict(
-            self.model,
-            seq_len=self.cell.seq_len,
-            batch=self.cell.batch,
-            n_new_tokens=self.cell.n_new_tokens,
-            kv_budget=kv_budget,
-            recomputes=recomputes,
-            ceilings=self.ceilings,
-        )
+    def _with_memory(self) -> quality.Arms:
+        """What the full cache said is computed once for all techniques, and for one that is no other not once more."""
+        key = baseline_key(self.experiment.resolved, self.cell, hardware.identity())
+        resolved = self.experiment.resolved
+        same = self.cell.kv_budget is None and resolved["strategy"]["cache"] == resolved["baseline"]["cache"]
+        technique = self.arms.full if same else self.arms.technique
+        return quality.Arms(technique, self.arms.full, baseline.BaselineFiles(key, baseline.FOLDER).recall)
 
     def _least_cost_s(self) -> float:
-        """One prefill trial and two decode trials of three arms."""
+        """One prefill trial of two arms and two decode trials of three."""
         predicted = self.predicted
         n_steps = 1 + 2 * (self.cell.n_new_tokens // self.experiment.profile.n_decode_trials)
         step_s = predicted.decode_floor_s + 2 * self.predicted_full.decode_floor_s
-        return 3 * predicted.prefill_floor_s + n_steps * step_s
+        return 2 * predicted.prefill_floor_s + n_steps * step_s
 
     def _least_quality_s(self) -> float:
-        """Prefill of every item under both protocols, and of every stream, by both arms."""
+        """Prefill of every item under both protocols, and of every stream, by the technique alone."""
         workload = self.experiment.workload
         n_prompts = len(workload.tasks) * len(quality.PROTOCOLS) * workload.n_items + workload.n_text_streams
-        flop = prefill_flop(self.model, self.cell.seq_len, batch=2 * n_prompts)
+        flop = prefill_flop(self.model, self.cell.seq_len, batch=n_prompts)
         return flop / self.ceilings.matmul_flop_per_s
 
     def _random_tokens(self, n: int) -> Tensor:
@@ -245,13 +257,32 @@ def _new_decoder(model: Any, build: Any, kv_budget: int | None, headroom: int) -
     return Decoder(model, build(model=model, kv_budget=kv_budget, headroom=headroom))
 
 
-def _outline(experiment: Experiment, cell: Cell) -> PreTrainedModel:
-    """The loaded model; where it is not loaded, its shape alone, and another one's memory is given back."""
-    if loaded := _loaded.get(_key(experiment, cell)):
-        return loaded.model
-    _loaded.clear()
-    gc.collect()
-    return models.outline(experiment.model, cell.dtype)
+def _footprint(arm: str, model: PreTrainedModel, cell: Cell, experiment: Experiment) -> Footprint | None:
+    """Of the cache of `strategy` or `baseline` at this cell's shape; `model` has no weights. Computed once per process.
+
+    Raises what technique and model raise for what cannot be. RuntimeError is what asks tensors for values, or what
+    is not implemented where there are none; then the budget says what is held.
+    """
+    config = experiment.resolved[arm]["cache"]
+    kv_budget = cell.kv_budget if arm == "strategy" else None
+    shape = {"seq_len": cell.seq_len, "batch": cell.batch, "n_new_tokens": cell.n_new_tokens}
+    key = digest([config, kv_budget, shape, cell.dtype, experiment.model.model_dump()])
+    if key not in _footprints:
+        arms = _arms(model, cell, experiment)
+        try:
+            with models.quiet():
+                found = footprint(arms.technique if arm == "strategy" else arms.full, **shape)
+        except RuntimeError:
+            found = estimated(model, kv_budget, **shape)
+        _footprints[key] = found
+    return _footprints[key]
+
+
+def _give_back_others(experiment: Experiment, cell: Cell) -> None:
+    """The memory of a model that is not this one."""
+    if _key(experiment, cell) not in _loaded:
+        _loaded.clear()
+        gc.collect()
 
 
 def _load(experiment: Experiment, cell: Cell) -> models.LoadedModel:

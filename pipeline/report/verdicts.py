@@ -17,8 +17,13 @@ ANSWERED = 0.5  # accuracy of the full cache below which a task says nothing abo
 DECIMALS = 3  # a difference in quality that vanishes when it is written is rounding in the arithmetic, not a loss
 
 
-def speed(ratio: Interval, noise: Interval) -> str:
-    """A ratio to the full cache counts only outside both 1 and the full cache's ratio to itself."""
+def speed(ratio: Interval, noise: Interval | None) -> str:
+    """A ratio to the full cache counts only outside both 1 and the full cache's ratio to itself.
+
+    No `noise` where a single trial was made.
+    """
+    if noise is None:
+        return ONE_SAMPLE
     if why := _unusable(ratio, noise):
         return why
     low, high = min(noise.low, 1.0), max(noise.high, 1.0)

@@ -186,9 +186,7 @@ def test_recomputing_is_found_slower_than_the_cache() -> None:
     arms = {"technique": fresh("no_cache", 13), "full": fresh("full", 13), "full_again": fresh("full", 13)}
     samples = timing.measure(arms, tokens(4, 1024), tokens(4, 13), plan)
     ceilings = Ceilings(1e10, 1e11)
-    predicted = predict(
-        model(), seq_len=1024, batch=4, n_new_tokens=13, kv_budget=None, recomputes=True, ceilings=ceilings
-    )
+    predicted = predict(model(), None, seq_len=1024, batch=4, ceilings=ceilings)
     cost = timing.cost(**samples, batch=4, predicted=predicted, ceilings=ceilings, n_bootstrap=500, seed=0)
     assert cost.tpot_ratio.low > 1.5
     assert cost.technique.kv_bytes_held == [0] * 13

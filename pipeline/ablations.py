@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, chdir
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
@@ -47,7 +48,7 @@ def _measured(experiment: Experiment, announce: console.Announce) -> list[Done]:
         return grid.run_grid(plan, announce).cells
 
 
-def _pruned(experiment: Experiment, done: Sequence[Done]) -> Iterator[object]:
+def _pruned(experiment: Experiment, done: Sequence[Done]) -> Iterator[Path]:
     wanted = {item.path: item.record.cell for item in done}
     for folder in sorted(experiment.results_path.glob(f"{experiment.level.name}/*/{hardware.hardware_id()}")):
         yield from grid.prune(*grid.read(folder), wanted)

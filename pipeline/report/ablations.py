@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,15 +39,19 @@ def ablations(rows: Sequence[Row], reports_dir: Path) -> list[Ablation]:
 
 def against_bytes(rows: Sequence[Row], reports_dir: Path) -> Ablation:
     found = equal_bytes.standings(rows)
-    with style():
-        drawn = ablation_plots.quality(rows) if equal_bytes.compared(rows) else None
     return Ablation(
         "Quality against bytes held",
         [equal_bytes.how(), *map(equal_bytes.sentence, found)],
         [("Recall at equal bytes; bold: no difference from the best found", equal_bytes.table(found))] if found else [],
         [("Every point as it was measured", points(rows, reports_dir))],
-        [("quality", "recall, loss and divergence by share of bytes held", drawn)] if drawn else [],
+        list(_drawn(rows)) if equal_bytes.compared(rows) else [],
     )
+
+
+def _drawn(rows: Sequence[Row]) -> Iterator[tuple[str, str, Figure]]:
+    with style():
+        yield "recall", "recall by share of bytes held", ablation_plots.recall(rows)
+        yield "text", "loss and divergence on text by share of bytes held", ablation_plots.text(rows)
 
 
 def points(rows: Sequence[Row], reports_dir: Path) -> Table:
@@ -78,6 +82,6 @@ def along_axes(rows: Sequence[Row], reports_dir: Path) -> list[Ablation]:
         table = axes.table(groups, compared, reports_dir)
         heading = "First what the default reached, then differences from it"
         shown, hidden = ([(heading, table)], []) if len(table.rows) <= MANY else ([], [(heading, table)])
-        title = f"{axis.replace('_', ' ').capitalize()}, all else equal"
+        title = f"{q.task(axis).capitalize()}, all else equal"
         found.append(Ablation(title, axes.sentences(groups, compared), shown, hidden, []))
     return found

@@ -21,7 +21,7 @@ from pipeline.report.tables import PROTOCOL, Table, link
 
 @dataclass(frozen=True)
 class Varied:
-    """Rows that differ in `axis` alone, the default first."""
+    """Rows that differ in `axis` alone. The first is the default: the baseline's part or else a published one."""
 
     axis: str
     rows: list[Row]
@@ -53,17 +53,21 @@ def parts(row: Row) -> dict[str, dict[str, Any]]:
 
 def _varied(axis: str, rows: Sequence[Row]) -> list[Varied]:
     def rest(row: Row) -> str:
-        others = {name: part for name, part in parts(row).items() if name != axis}
-        return json.dumps([row.variant, row.point, others], sort_keys=True)
+        return _key([row.variant, row.point, {name: part for name, part in parts(row).items() if name != axis}])
+
+    def distance(row: Row) -> tuple[bool, int]:
+        return parts(row)[axis] != row.config("baseline").get(axis), len(changes(row.strategy))
 
     found = []
-    for members in group((row for row in rows if row.record.quality), rest).values():
-        default = (members[0].config("baseline").get(axis),)
-        ordered = sorted(members, key=lambda row: (parts(row)[axis] not in default, len(changes(row.strategy))))
-        distinct = group(ordered, lambda row: json.dumps(parts(row)[axis], sort_keys=True)).values()
+    for members in group((row for row in rows if row.record.quality and axis in parts(row)), rest).values():
+        distinct = group(sorted(members, key=distance), lambda row: _key(parts(row)[axis])).values()
         if len(distinct) > 1:
             found.append(Varied(axis, [same[0] for same in distinct]))
     return found
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def part_name(row: Row, of: Varied) -> str:
@@ -77,24 +81,22 @@ def part_name(row: Row, of: Varied) -> str:
 def compare(found: Sequence[Varied]) -> list[list[Compared]]:
     """For each group its rows but the default; verdicts are corrected over all of the axis, protocol by protocol."""
     judged = {protocol: _judged(found, protocol) for protocol in PROTOCOL}
-    return [
-        [
-            Compared(row, {p: judged[p][id(row), id(of)] for p in PROTOCOL if (id(row), id(of)) in judged[p]},
-                     _text(row, of.rows[0]))
-            for row in of.rows[1:]
-        ]
-        for of in found
-    ]  # fmt: skip
+
+    def compared(row: Row, default: Row) -> Compared:
+        recall = {protocol: words[id(row)] for protocol, words in judged.items() if id(row) in words}
+        return Compared(row, recall, _text(row, default))
+
+    return [[compared(row, of.rows[0]) for row in of.rows[1:]] for of in found]
 
 
-def _judged(found: Sequence[Varied], protocol: str) -> dict[tuple[int, int], tuple[Interval, str]]:
-    differences: dict[tuple[int, int], list[float]] = {}
+def _judged(found: Sequence[Varied], protocol: str) -> dict[int, tuple[Interval, str]]:
+    """By the identity of a row, which is in one group of an axis."""
+    differences: dict[int, list[float]] = {}
     for of in found:
         base = accuracies(tasks_of(of.rows[0], protocol))
         for row in of.rows[1:]:
-            own = accuracies(tasks_of(row, protocol))
-            if base and own:
-                differences[id(row), id(of)] = [a - b for a, b in zip(own, base, strict=True)]
+            if base and (own := accuracies(tasks_of(row, protocol))):
+                differences[id(row)] = [a - b for a, b in zip(own, base, strict=True)]
     if not differences:
         return {}
     adjusted = holm(sign_flip_p_values(list(differences.values()), N_FLIPS, SEED))
@@ -112,7 +114,7 @@ def _text(row: Row, default: Row) -> Interval | None:
 
 
 def table(found: Sequence[Varied], compared: Sequence[Sequence[Compared]], reports_dir: Path) -> Table:
-    columns = [("Else as", "l"), (found[0].axis.capitalize(), "l"), ("Technique", "l"), ("Share of bytes", "r")]
+    columns = [("Else as", "l"), (q.task(found[0].axis).capitalize(), "l"), ("Technique", "l"), ("Share of bytes", "r")]
     columns += [("Recall, query-agnostic", "r"), ("is", "l"), ("Recall, query-aware", "r"), ("is", "l")]
     columns += [("Text loss, nats", "r")]
     lines = []
@@ -151,12 +153,12 @@ def sentences(found: Sequence[Varied], compared: Sequence[Sequence[Compared]]) -
 
 
 def _sentence(of: Varied, others: Sequence[Compared]) -> str:
-    judged = [(item.row, word, difference, q.signed) for item in others
-              for difference, word in [item.recall.get(STRICTER, (None, ""))] if difference]  # fmt: skip
+    judged = [(item.row, *item.recall[STRICTER]) for item in others if STRICTER in item.recall]
     if not judged:
         return ""
     names = {(row.strategy, row.variant): part_name(row, of) for row in of.rows}
+    said = grouped([(row, word, difference, q.signed) for row, difference, word in judged], names)
     return (
-        f"{PROTOCOL[STRICTER].capitalize()} recall with all else as in {of.kept}, against {of.axis} "
-        f"`{part_name(of.rows[0], of)}`: {grouped(judged, names)}."
+        f"{PROTOCOL[STRICTER].capitalize()} recall with all else as in {of.kept}, against {q.task(of.axis)} "
+        f"`{part_name(of.rows[0], of)}`: {said}."
     )

@@ -21,6 +21,7 @@ from pipeline.report.tables import PROTOCOL, Table
 SHARES = (0.125, 0.25, 0.5)  # of the full cache's bytes
 N_FLIPS = 10_000
 N_BUDGETS = 3  # with fewer it is a point of an axis, not a curve
+N_NAMED = 4  # in a sentence; all are in the tables
 STORAGE = ("encoding", "sharing", "placement")
 
 
@@ -71,11 +72,11 @@ def curves(rows: Sequence[Row], protocol: str) -> list[Curve]:
 
 
 def _curve(rows: Sequence[Row], protocol: str) -> Curve | None:
-    measured = [(place, accuracies(tasks)) for row in rows if (tasks := tasks_of(row, protocol))
-                if (place := held_share(tasks))]  # fmt: skip
-    if not measured:
+    tasks = [found for row in rows if (found := tasks_of(row, protocol))]
+    points = sorted((share, accuracies(found)) for found in tasks if (share := held_share(found)))
+    if not points:
         return None
-    shares, items = zip(*sorted(measured), strict=True)
+    shares, items = zip(*points, strict=True)
     return Curve(label(rows[0].strategy), list(shares), np.array(items), _is_one_size(rows))
 
 
@@ -114,13 +115,19 @@ def sentence(of: Standing) -> str:
     listed = list(zip(of.names, of.accuracy, of.verdict, strict=True))
     name, best, _ = listed[0]
     rest = "; ".join(
-        f"{verdict}: {q.words(f'`{other}` ({q.decimal(value.estimate)})' for other, value, _ in members)}"
+        f"{verdict}: {_listed([f'`{other}` ({q.decimal(value.estimate)})' for other, value, _ in members])}"
         for verdict, members in group(listed[1:], lambda item: item[2]).items()
     )
     return (
         f"At {q.share(of.share)} of the full cache's bytes{holder}, {PROTOCOL[of.protocol]} recall is highest with "
         f"`{name}` ({q.decimal_interval(best)}). Against it, {rest}."
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The best of them, and how many more there are."""
+    more = len(names) - N_NAMED
+    return q.words([*names[:N_NAMED], f"{q.plural(more, 'other')}"] if more > 1 else names)
 
 
 def table(found: Sequence[Standing]) -> Table:

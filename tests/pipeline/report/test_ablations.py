@@ -125,7 +125,7 @@ def test_ablations_have_their_own_section_and_are_in_no_other(tmp_path: Path) ->
     others = text[:start] + text[end:]
     assert "## Token level: rankings" in others
     assert [line for line in others.splitlines() if "tova" in line and not line.startswith("| ablation |")] == []
-    assert {"figures/quality-ablation-budgets-tiny.png", "figures/quality-ablation-budgets-tiny.svg"} <= files.keys()
+    assert {f"figures/{name}-ablation-budgets-tiny.png" for name in ("recall", "text")} <= files.keys()
     assert sum("ablation/" in line for line in text[start:end].splitlines()) >= len(records)
 
 

@@ -31,6 +31,7 @@ def found(tmp_path: Path) -> set[tuple[str, int | None]]:
     return {(item.cell.strategy, item.cell.kv_budget) for item in record.read_all(tmp_path / "results")}
 
 
+@pytest.mark.slow
 def test_every_listed_point_composes_and_asks_for_quality_alone():
     cells = [cell for experiment in ablations.points([]) for cell in experiment.cells()]
     assert len(cells) == len(set(cells)) > 50

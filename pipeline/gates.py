@@ -118,7 +118,7 @@ def _judged(results_dir: Path) -> Iterator[Record]:
     strategies = OmegaConf.load(ROOT / "params.yaml").strategies
     for path in sorted(results_dir.glob("*/*/*/*.json")):
         level, strategy = path.relative_to(results_dir).parts[:2]
-        if level == "benchmark" or strategy in strategies:
+        if level != "token" or strategy in strategies:
             yield record.read(path)
 
 

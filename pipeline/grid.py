@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ def planned(experiment: Experiment) -> Iterator[Plan]:
     with _locked(experiment, folder):
         for half_written in folder.glob(".*.tmp"):
             half_written.unlink()
-        existing, outdated = _read(folder)
+        existing, outdated = read(folder)
         kept = {
             cell: old
             for cell, digest in fingerprints.items()
@@ -78,7 +78,7 @@ def planned(experiment: Experiment) -> Iterator[Plan]:
         yield plan
 
 
-def _read(folder: Path) -> tuple[dict[Path, Record], list[Path]]:
+def read(folder: Path) -> tuple[dict[Path, Record], list[Path]]:
     """Records, and files that an older version wrote."""
     found: dict[Path, Record] = {}
     outdated = []
@@ -96,7 +96,8 @@ def run_grid(plan: Plan, announce: Callable[[Done], None]) -> Grid:
     """Measure what has no record with its fingerprint."""
     with nullcontext(Tracker()) if plan.is_done else track(plan.experiment) as tracker:
         done = [_run_cell(plan, cell, tracker, announce) for cell in plan.fingerprints]
-    removed = _prune(plan) if plan.experiment.prune else []
+    wanted = {_path(plan.experiment, cell): cell for cell in plan.fingerprints}
+    removed = prune(plan.existing, plan.outdated, wanted) if plan.experiment.prune else []
     return Grid(done, removed, tracker.path)
 
 
@@ -172,14 +173,13 @@ def _remedy(error: Exception) -> str:
     return "run this cell alone to see whether it is the cell or the machine; the error is in the code it names"
 
 
-def _prune(plan: Plan) -> list[Path]:
-    """Remove the records that differ from this grid in its own dimensions only: length, batch, budget, seed; and what
-    older versions left.
+def prune(existing: Mapping[Path, Record], outdated: Sequence[Path], wanted: Mapping[Path, Cell]) -> list[Path]:
+    """Remove the records that differ from what is wanted in its own dimensions only: length, batch, budget, seed; and
+    what older versions left.
     """
-    grid = {_path(plan.experiment, cell) for cell in plan.fingerprints}
-    owned = {_owner(cell) for cell in plan.fingerprints}
-    stale = [path for path, old in plan.existing.items() if path not in grid and _owner(old.cell) in owned]
-    stale += [path for path in plan.outdated if path not in grid]
+    owned = {_owner(cell) for cell in wanted.values()}
+    stale = [path for path, old in existing.items() if path not in wanted and _owner(old.cell) in owned]
+    stale += [path for path in outdated if path not in wanted]
     for path in stale:
         path.unlink()
     return stale

@@ -46,3 +46,23 @@ def _student_975(degrees: int) -> float:
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     return z + first / degrees + second / degrees**2
+
+
+def sign_flip_p_values(differences: Sequence[Sequence[float]], n_resamples: int, seed: int) -> list[float]:
+    """Two-sided p-value of each row of paired differences [rows, units], under the hypothesis that signs are chance.
+
+    The same random flips serve all rows. At least 1 / (n_resamples + 1), so that it is never surer than the resamples.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    flips = np.random.default_rng(seed).choice((-1.0, 1.0), size=(n_resamples, values.shape[1]))
+    extreme = np.abs(flips @ values.T) >= np.abs(values.sum(axis=1)) - 1e-9
+    return [float(p) for p in (1 + extreme.sum(axis=0)) / (n_resamples + 1)]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values in the order given: below α, the chance of any false rejection among them all is below α."""
+    adjusted, worst, n = [0.0] * len(p_values), 0.0, len(p_values)
+    for rank, index in enumerate(sorted(range(n), key=p_values.__getitem__)):
+        worst = max(worst, min(1.0, (n - rank) * p_values[index]))
+        adjusted[index] = worst
+    return adjusted

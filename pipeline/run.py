@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from pipeline import ROOT
+from pipeline import ROOT, sweep
 from pipeline.config import Experiment
 from pipeline.refusals import COMPOSING, CONF, refusals
 
@@ -49,20 +49,7 @@ def _check(arguments: list[str]) -> None:
     if given.resolve and not (given.cfg or given.help):
         raise ValueError("--resolve: there is nothing to resolve; valid: together with --cfg or --help")
     if given.multirun:
-        _check_sweep(given.overrides)
-
-
-def _check_sweep(given: list[str]) -> None:
-    from hydra import compose, initialize_config_dir
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(given)
-        (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-        for job in jobs:
-            Experiment.from_hydra(compose("config", job))
+        sweep.experiments(given.overrides)
 
 
 def main() -> None:

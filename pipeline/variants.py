@@ -33,12 +33,20 @@ def takes_budget(name: str, schedule: Mapping[str, Any] | None) -> bool:
 
 
 def _changes(axis: str, option: str, part: dict[str, Any]) -> list[str]:
+    """From the published option, or from the one of the part's class that is most like it."""
     options = {path.stem: _load(path) for path in sorted((STRATEGIES / axis).glob("*.yaml"))}
-    same_class = [other for other, content in options.items() if content["_target_"] == part["_target_"]]
-    chosen = option if option in same_class else same_class[0]
-    published = {key: value for key, value in options[chosen].items() if not str(value).startswith("${")}
-    values = [f"{axis}.{key}={part[key]}" for key in published if part[key] != published[key]]
-    return values if chosen == option else [f"{axis}={chosen}", *values]
+    changed = {
+        other: [f"{axis}.{key}={part[key]}" for key, value in content.items() if _differs(value, part[key])]
+        for other, content in options.items()
+        if content["_target_"] == part["_target_"]
+    }
+    chosen = min(changed, key=lambda other: (other != option, len(changed[other])))
+    return changed[chosen] if chosen == option else [f"{axis}={chosen}", *changed[chosen]]
+
+
+def _differs(published: Any, value: Any) -> bool:
+    """What is taken from elsewhere in the configuration is no change of the point."""
+    return value != published and not str(published).startswith("${")
 
 
 def _load(path: Path) -> dict[str, Any]:

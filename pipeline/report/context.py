@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.judgement import Gate
 from pipeline.report import quantities as q
-from pipeline.report.evidence import Row, group, label, labels
+from pipeline.report.evidence import Row, group, label
 from pipeline.report.tables import STATUS, Table, where
 
 
@@ -48,7 +48,7 @@ def _grid_line(rows: Sequence[Row]) -> list[str]:
         f"`{cell.model}` ({cell.dtype}, {cell.device}, seed {cell.seed})",
         setting.workload.replace("+", ", "),
         f"`{setting.hardware_id}`",
-        ", ".join(f"`{name}`" for name in labels(rows).values()),
+        ", ".join(f"`{label(name)}`" for name in dict.fromkeys(row.strategy for row in rows)),
         ", ".join(q.count(n) for n in sorted({row.cell.seq_len for row in rows})),
         ", ".join(q.count(n) for n in sorted({row.cell.batch for row in rows})),
         " / ".join(q.count(sum(row.record.status == status for row in rows)) for status in STATUS),

@@ -47,13 +47,19 @@ STYLE: Any = {
 class Mark:
     color: str
     marker: str
+    is_open: bool = False
+
+    @property
+    def fill(self) -> str:
+        return "white" if self.is_open else self.color
 
 
 def mark(strategy: str) -> Mark:
     if strategy in {"full", "no_cache"}:
         return Mark("#000000", "o") if strategy == "full" else Mark("#8C564B", "X")
     number = int.from_bytes(hashlib.sha256(f"{SALT}{strategy}".encode()).digest()[:4], "big")
-    return Mark(PALETTE[number % 8], MARKERS[number // 8 % 8])
+    # What the command line changed stands beside published techniques, whose mark it may happen to have.
+    return Mark(PALETTE[number % 8], MARKERS[number // 8 % 8], is_open="+" in strategy)
 
 
 @contextmanager
@@ -193,7 +199,9 @@ def spread_apart(values: Sequence[float], gap: float) -> list[float]:
 
 
 def legend(drawn: Figure, entries: Sequence[tuple[str, Mark]]) -> None:
-    handles = [Line2D([], [], color=m.color, marker=m.marker, linestyle="", label=name) for name, m in entries]
+    handles = [
+        Line2D([], [], color=m.color, marker=m.marker, mfc=m.fill, linestyle="", label=name) for name, m in entries
+    ]
     longest = max(len(name) for name, _ in entries)
     n_columns = max(1, min(5, len(handles), LEGEND_CHARACTERS // (longest + 6)))
     drawn.legend(handles=handles, loc="outside upper left", ncols=n_columns)

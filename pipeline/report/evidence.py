@@ -15,6 +15,7 @@ from pipeline.record import Cell, Record, TaskQuality, TextQuality
 BASELINE = "full"
 AGAINST = "against_"
 BENCHMARK = "benchmark"
+ABLATION = "ablation"
 _WORDS = {"hardware_id": "machine", "n_new_tokens": "new tokens"}
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)

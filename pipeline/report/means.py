@@ -50,6 +50,16 @@ def mean_difference(tasks: Sequence[TaskQuality]) -> Interval | None:
     return bootstrap(units, N_RESAMPLES, SEED) if units else None
 
 
+def tasks_of(row: Row, protocol: str) -> list[TaskQuality]:
+    """Those that count, of a record that may have none."""
+    return answered(row.record.quality.tasks, protocol) if row.record.quality else []
+
+
+def accuracies(tasks: Sequence[TaskQuality]) -> list[float]:
+    """Of each item the mean over tasks; empty without tasks."""
+    return [statistics.fmean(item) for item in zip(*(task.items.correct for task in tasks), strict=True)]
+
+
 def differs(row: Row) -> bool:
     """Whether any recall task came out otherwise than with the full cache, at the decimals that are shown."""
     tasks = row.record.quality.tasks if row.record.quality else []

@@ -86,7 +86,8 @@ def _side_by_side(shares: Sequence[tuple[Row, float | None]]) -> Iterator[tuple[
 
 def _point(axes: Axes, row: Row, x: float, value: Interval) -> None:
     own = mark(row.strategy)
-    axes.errorbar(x, value.estimate, error_bars([value]), color=own.color, marker=own.marker, markersize=6, capsize=2)
+    bars = error_bars([value])
+    axes.errorbar(x, value.estimate, bars, color=own.color, marker=own.marker, mfc=own.fill, markersize=6, capsize=2)
 
 
 def _moved(difference: Interval, by: float) -> Interval:

@@ -113,14 +113,10 @@ def _text(row: Row) -> str:
     return verdicts.loss(loss) if loss else verdicts.UNDEFINED
 
 
-def _spread_interval(value: Interval) -> str:
-    return f"{q.decimal(value.estimate)} [{q.decimal(value.low)},{q.GLUE}{q.decimal(value.high)}]"
-
-
 QUANTITIES = (
     Quantity("Speed", "Decode step, as a ratio", decode_speed, q.ratio_interval, _speed),
     Quantity("Memory", "KV bytes held, as a share", memory, lambda value: q.share(value.estimate), _memory),
-    Quantity("Stability", "Decode steps, p90 over p50", stability, _spread_interval, _stability),
+    Quantity("Stability", "Decode steps, p90 over p50", stability, q.decimal_interval, _stability),
     Quantity(
         "Recall",
         "Accuracy difference, query-agnostic, mean over tasks",

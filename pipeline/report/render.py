@@ -9,8 +9,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline import judgement
-from pipeline.report import context, drawing, evidence, figures, ranking, sentences, tables
-from pipeline.report.evidence import BENCHMARK, Row, Setting, group
+from pipeline.report import ablations, context, drawing, evidence, figures, ranking, sentences, tables
+from pipeline.report.evidence import ABLATION, BENCHMARK, Row, Setting, group
 from pipeline.report.means import differs
 from pipeline.report.tables import Table
 
@@ -62,7 +62,8 @@ class Renderer:
     """Holds what the parts share: names, titles, and the figures drawn so far."""
 
     def __init__(self, rows: Sequence[Row], reports_dir: Path):
-        self.rows = rows
+        self.rows = [row for row in rows if row.cell.level != ABLATION]
+        self.ablated = [row for row in rows if row.cell.level == ABLATION]
         self.reports_dir = reports_dir
         self.titles = evidence.titles(row.setting for row in rows)
         self.slugs = evidence.slugs(row.setting for row in rows)
@@ -78,6 +79,20 @@ class Renderer:
         described = _by_strategy(rows) if name != BENCHMARK else []  # the same techniques as at token level
         techniques = [self._technique(strategy, own) for strategy, own in group(described, _strategy).items()]
         return Level(sentences.level_title(rows), parts, techniques)
+
+    def ablations(self) -> list[Level]:
+        """One for each setting; a point of an ablation is no technique of its own, and in no ranking."""
+        return [
+            Level(f"Ablations: {self.titles[setting]}", self._ablations(setting, members), [])
+            for setting, members in group(self.ablated, lambda row: row.setting).items()
+        ]
+
+    def _ablations(self, setting: Setting, rows: Sequence[Row]) -> list[Part]:
+        found = ablations.ablations(rows, self.reports_dir)
+        return [
+            Part(own.title, own.sentences, own.tables, own.details, [], self._pictures(setting, own.drawn))
+            for own in found
+        ]
 
     def _comparison(self, setting: Setting, rows: Sequence[Row]) -> Part:
         """A benchmark says here what the others say under `In short`."""
@@ -169,6 +184,7 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
         environment=context.environment(rows),
         grid=context.grid(rows),
         levels=renderer.levels(),
+        ablations=renderer.ablations(),
         gates=context.gates(judged.gates) if judged else None,
         not_measured=context.not_measured(failed, reports_dir) if failed else None,
     )

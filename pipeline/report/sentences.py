@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pipeline.record import Cost, Interval, TaskQuality
 from pipeline.report import quantities as q
 from pipeline.report import verdicts
-from pipeline.report.evidence import BENCHMARK, Row, changes, group
+from pipeline.report.evidence import ABLATION, BENCHMARK, Row, changes, group
 from pipeline.report.means import STRICTER, differs, recall_gain, text_loss
 from pipeline.report.ranking import decode_speed, ranks
 from pipeline.report.tables import PROTOCOL, STATUS
@@ -29,7 +29,7 @@ ORDER = (
 def statement(rows: Sequence[Row]) -> str:
     """What the report rests on."""
     machines = len({row.hardware_id for row in rows})
-    strategies = len({row.strategy for row in rows})
+    strategies = len({row.strategy for row in rows if row.cell.level != ABLATION})
     return (
         f"Computed from {q.plural(len(rows), 'record')} of {q.plural(machines, 'machine')} "
         f"({q.plural(strategies, 'technique')}): {status(rows)}."
@@ -120,22 +120,22 @@ def _reference_times(rows: Sequence[Row]) -> str:
 
 def _speeds(rows: Sequence[Row], names: Names) -> str:
     judged = [(row, _decode(row.record.cost), decode_speed(row), q.ratio) for row in rows]
-    return f"Decode steps against that: {_grouped(judged, names)}.{_fastest(rows, names)}"
+    return f"Decode steps against that: {grouped(judged, names)}.{_fastest(rows, names)}"
 
 
 def _recalls(rows: Sequence[Row], names: Names) -> str:
     judged = [(row, verdicts.accuracy(gain), gain, q.signed) for row in rows if (gain := recall_gain(row))]
     where = f"{q.count(rows[0].cell.seq_len)} tokens, {PROTOCOL[STRICTER]}, mean over tasks"
-    return f"Recall accuracy at {where}, against {_reference(rows)}: {_grouped(judged, names)}."
+    return f"Recall accuracy at {where}, against {_reference(rows)}: {grouped(judged, names)}."
 
 
 def _texts(rows: Sequence[Row], names: Names) -> str:
     judged = [(row, verdicts.loss(found), found, _nats) for row in rows if (found := text_loss(row))]
     where = f"{q.count(rows[0].cell.seq_len)} tokens"
-    return f"Loss on held-out text at {where}, against {_reference(rows)}: {_grouped(judged, names)}."
+    return f"Loss on held-out text at {where}, against {_reference(rows)}: {grouped(judged, names)}."
 
 
-def _grouped(judged: Iterable[tuple[Row, str, Interval | None, Callable[[float], str]]], names: Names) -> str:
+def grouped(judged: Iterable[tuple[Row, str, Interval | None, Callable[[float], str]]], names: Names) -> str:
     """`faster: a (0.41×) and b (0.43×); slower: c (9.00×)`"""
     ordered = sorted(judged, key=lambda item: (ORDER.index(item[1]), item[2].estimate if item[2] else 0.0))
     return "; ".join(

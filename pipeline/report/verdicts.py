@@ -14,6 +14,8 @@ ONE_SAMPLE = "one sample"
 UNDEFINED = "undefined"
 NOT_ANSWERED = "not answered by the full cache either"
 ANSWERED = 0.5  # accuracy of the full cache below which a task says nothing about a cache
+ALPHA = 0.05  # the chance of any false difference among those that are tested together
+RELEVANT = 0.02  # of accuracy; the same tiny shift in every item is sure, and yet nothing
 DECIMALS = 3  # a difference in quality that vanishes when it is written is rounding in the arithmetic, not a loss
 
 
@@ -52,6 +54,12 @@ def recall(task: TaskQuality) -> str:
 def accuracy(difference: Interval) -> str:
     """Technique - full, in accuracy: above 0 is better."""
     return _signed(difference, BETTER, WORSE)
+
+
+def corrected(difference: float, p_value: float) -> str:
+    """One of many differences in accuracy, by its p-value after the correction for how many there are."""
+    by_chance = p_value > ALPHA or abs(difference) < RELEVANT
+    return NO_DIFFERENCE if by_chance else BETTER if difference > 0 else WORSE
 
 
 def loss(difference: Interval) -> str:

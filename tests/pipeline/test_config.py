@@ -65,6 +65,12 @@ def test_what_the_command_line_changed_of_a_cache_is_part_of_the_name(experiment
     assert experiment("strategy=hf_sliding", "strategy/cache=kvpress").strategy.variant == "hf_sliding+cache=kvpress"
 
 
+def test_a_changed_part_goes_by_the_option_that_it_is_most_like(experiment):
+    for option in ("int4", "int8"):
+        changed = experiment("strategy=snapkv", f"strategy/encoding={option}").strategy
+        assert changed.variant == f"snapkv+encoding={option}"
+
+
 @pytest.mark.parametrize("budget", ["strategy.kv_budget=64", "strategy.keep_ratio=0.5"])
 def test_a_cache_that_never_evicts_takes_no_budget(experiment, budget):
     assert experiment("strategy=hf_sliding", budget)

@@ -20,18 +20,20 @@ from pipeline.refusals import CONF
 STAGES: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(ROOT / "dvc.yaml"))["stages"]
 STRATEGIES = list(OmegaConf.load(ROOT / "params.yaml").strategies)
 # How an error is said or a table is shown changes no result; `pipeline` itself holds ROOT alone.
-SHOWN = ["pipeline", "pipeline.run", "pipeline.refusals"]
+SHOWN = ["pipeline", "pipeline.run", "pipeline.sweep", "pipeline.refusals"]
 SEEN = ("pipeline.tracking", "pipeline.console")  # how a run is followed changes no result, nor what serves only that
 # Hashing, judging or loading a trained model has no part in its training.
 NOT_A_REASON = {
     "train": [f"pipeline.{name}" for name in (*train.NO_PART, "judgement", "folders", "hub", "text")],
     "token": SHOWN,
+    "ablation": SHOWN,
     "benchmark": SHOWN,
     "gates": ["pipeline.refusals"],
 }
 ENTRY = {
     "train": ["pipeline.train"],
     "token": ["pipeline.run", "pipeline.levels.token", "strategies.cache"],
+    "ablation": ["pipeline.ablations", "pipeline.levels.token", "strategies.cache"],
     "benchmark": ["benchmarks.decode_step", "strategies.cache"],
     "gates": ["pipeline.gates"],
     "report": ["pipeline.report.__main__"],
@@ -52,7 +54,8 @@ def test_every_strategy_of_ours_has_its_stage_and_those_of_other_packages_are_ru
 @pytest.mark.parametrize("stage", ENTRY)
 def test_dependencies_cover_the_imported_code(stage):
     deps = [ROOT / path for path in STAGES[stage].get("do", STAGES[stage])["deps"]]
-    leave_out = (*SEEN, *(() if stage in ("token", "benchmark") else BY_VALUE))  # a record holds its configuration
+    holds_configuration = stage in ("token", "ablation", "benchmark")  # in its records
+    leave_out = SEEN if holds_configuration else (*SEEN, *BY_VALUE)
     for module, path in import_closure(ENTRY[stage], leave_out=leave_out).items():
         covered = any(path == dep or path.is_relative_to(dep) for dep in deps)
         assert covered or module in NOT_A_REASON.get(stage, []), f"{stage} depends on {module}"
@@ -68,7 +71,7 @@ def test_every_dependency_exists_or_is_made():
 
 
 def test_records_survive_an_interrupted_stage():
-    for name in ("hardware", "train", "token", "benchmark"):
+    for name in ("hardware", "train", "token", "ablation", "benchmark"):
         stage = STAGES[name].get("do", STAGES[name])
         for out in stage["outs"]:
             assert next(iter(out.values())) == {"cache": False, "persist": True}, name

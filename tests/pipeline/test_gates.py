@@ -72,7 +72,12 @@ def test_check_fails_and_names_what_failed(tmp_path, capsys, passed, status, nam
 
 @pytest.mark.parametrize(
     ("level", "strategy", "n_failed"),
-    [("token", "attention_sink+scorer.n_sinks=8", 0), ("token", "full", 1), ("benchmark", "dynamic", 1)],
+    [
+        ("token", "attention_sink+scorer.n_sinks=8", 0),
+        ("token", "full", 1),
+        ("benchmark", "dynamic", 1),
+        ("ablation", "snapkv+encoding=int4", 1),
+    ],
 )
 def test_stages_and_benchmarks_decide_and_what_was_tried_beside_them_does_not(tmp_path, level, strategy, n_failed):
     written(tmp_path, passed=True, status="ok")

@@ -45,3 +45,17 @@ def test_same_seed_gives_the_same_interval_and_another_seed_another() -> None:
 def test_interval_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"samples=\[\]"):
         intervals.bootstrap([], 200, seed=0)
+
+
+def test_holm_is_bonferroni_for_the_smallest_and_never_falls() -> None:
+    assert intervals.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert intervals.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert intervals.holm([]) == []
+
+
+def test_sign_flips_find_what_is_there_about_as_rarely_as_promised_where_nothing_is() -> None:
+    rng = np.random.default_rng(0)
+    nothing = intervals.sign_flip_p_values(rng.normal(0.0, 1.0, (400, 30)).tolist(), 1000, seed=0)
+    assert 0.02 <= np.mean([p < 0.05 for p in nothing]) <= 0.09
+    (there, none) = intervals.sign_flip_p_values([[0.5, 0.4, 0.6] * 10, [0.0] * 30], 1000, seed=0)
+    assert (there, none) == (pytest.approx(1 / 1001), 1.0)

@@ -1,0 +1,105 @@
+"""Figures of the ablations: quality against the share of bytes held, a curve for each technique over its budgets."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from pipeline.record import TextQuality
+from pipeline.report import quantities as q
+from pipeline.report.drawing import figure, label_ends, legend, mark
+from pipeline.report.equal_bytes import compared
+from pipeline.report.evidence import Row, group, held_share, label
+from pipeline.report.means import accuracies, tasks_of
+from pipeline.report.tables import PROTOCOL
+
+Point = tuple[float, float]  # share of bytes, value
+Measure = Callable[[Row], Point | None]
+TICKS = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+
+def recall(rows: Sequence[Row]) -> Figure:
+    """A panel for each protocol, the stricter one first."""
+    panels = [(f"recall accuracy, {PROTOCOL[name]}", partial(_recall, protocol=name)) for name in reversed(PROTOCOL)]
+    drawn = _figure(rows, panels)
+    for axes in drawn.axes:
+        axes.set_ylim(-0.03, 1.03)
+    return drawn
+
+
+def text(rows: Sequence[Row]) -> Figure:
+    """The loss above the full cache's, and how far the predictions are from its."""
+    loss, divergence = (partial(_text, of=attrgetter(name)) for name in ("nll_difference.estimate", "kl_to_full"))
+    return _figure(
+        rows,
+        [
+            ("loss on held-out text above the full cache's, nats", loss),
+            ("KL divergence from the full cache on held-out text, nats", divergence),
+        ],
+    )
+
+
+def _figure(rows: Sequence[Row], panels: Sequence[tuple[str, Measure]]) -> Figure:
+    """Curves are named where they end; single points, whose bytes are one size, in the legend."""
+    techniques = group(compared(rows), lambda row: row.strategy)
+    single = [(_short(name), mark(name)) for name, members in techniques.items() if len(members) == 1]
+    drawn = figure(3.0 * len(panels) + 0.12 * len(single) + 0.5)
+    if single:
+        legend(drawn, single)
+    drawn.supxlabel(f"KV bytes held, share of {rows[0].setting.reference}'s", fontsize=10)
+    for axes, (title, measure) in zip(drawn.subplots(len(panels), 1, sharex=True), panels, strict=True):
+        for name, members in techniques.items():
+            _curve(axes, name, sorted(point for row in members if (point := measure(row))))
+        axes.set_title(title)
+        _share_axis(axes)
+    ends = [_ends(techniques, measure) for _, measure in panels]
+    for axes, named in zip(drawn.axes, ends, strict=True):
+        label_ends(drawn, axes, named)
+    return drawn
+
+
+def _curve(axes: Axes, name: str, points: Sequence[Point]) -> None:
+    own = mark(name)
+    shares, values = zip(*points, strict=True) if points else ((), ())
+    axes.plot(shares, values, color=own.color, marker=own.marker, mfc=own.fill, markersize=5, linewidth=1.3)
+
+
+def _ends(techniques: dict[str, list[Row]], measure: Measure) -> list[tuple[float, float, str, str]]:
+    found = []
+    for name, members in techniques.items():
+        points = [point for row in members if (point := measure(row))]
+        if len(members) > 1 and points:
+            found.append((*max(points), _short(name), mark(name).color))
+    return found
+
+
+def _share_axis(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(right=1.1)
+    axes.xaxis.set_major_locator(FixedLocator(TICKS))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}{q.GLUE}%"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _short(strategy: str) -> str:
+    """`snapkv, encoding=kivi, encoding.bits=2` -> `snapkv, encoding=kivi, bits=2`"""
+    return re.sub(r"\w+\.(\w+=)", r"\1", label(strategy))
+
+
+def _recall(row: Row, protocol: str) -> Point | None:
+    tasks = tasks_of(row, protocol)
+    share = held_share(tasks)
+    return (share, statistics.fmean(accuracies(tasks))) if share else None
+
+
+def _text(row: Row, of: Callable[[TextQuality], float]) -> Point | None:
+    text = row.record.quality.text if row.record.quality else None
+    share = held_share([text]) if text else None
+    return (share, of(text)) if text and share else None

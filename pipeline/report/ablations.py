@@ -1,0 +1,87 @@
+"""The ablations of one setting: quality against bytes, then one axis at a time."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from pipeline.report import ablation_plots, axes, equal_bytes
+from pipeline.report import quantities as q
+from pipeline.report.drawing import style
+from pipeline.report.evidence import Row, label
+from pipeline.report.means import accuracies, tasks_of
+from pipeline.report.tables import PROTOCOL, Table, held_cells, link
+
+MANY = 12  # lines of a table that may stand unfolded
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A heading and what belongs below it; `drawn` has file name, alternative text and figure."""
+
+    title: str
+    sentences: list[str]
+    tables: list[tuple[str, Table]]
+    details: list[tuple[str, Table]]
+    drawn: list[tuple[str, str, Figure]]
+
+
+def ablations(rows: Sequence[Row], reports_dir: Path) -> list[Ablation]:
+    judged = [row for row in rows if row.record.quality and row.in_trained_length]
+    if not judged:
+        return []
+    return [against_bytes(judged, reports_dir), *along_axes(judged, reports_dir)]
+
+
+def against_bytes(rows: Sequence[Row], reports_dir: Path) -> Ablation:
+    found = equal_bytes.standings(rows)
+    return Ablation(
+        "Quality against bytes held",
+        [equal_bytes.how(), *map(equal_bytes.sentence, found)],
+        [("Recall at equal bytes; bold: no difference from the best found", equal_bytes.table(found))] if found else [],
+        [("Every point as it was measured", points(rows, reports_dir))],
+        list(_drawn(rows)) if equal_bytes.compared(rows) else [],
+    )
+
+
+def _drawn(rows: Sequence[Row]) -> Iterator[tuple[str, str, Figure]]:
+    with style():
+        yield "recall", "recall by share of bytes held", ablation_plots.recall(rows)
+        yield "text", "loss and divergence on text by share of bytes held", ablation_plots.text(rows)
+
+
+def points(rows: Sequence[Row], reports_dir: Path) -> Table:
+    columns = [("Technique", "l"), ("Budget", "r"), ("KV held", "r"), ("Share", "r"), ("Recall, query-agnostic", "r")]
+    columns += [("KL of answers, nats", "r"), ("Recall, query-aware", "r"), ("Text loss, nats", "r"), ("KL, nats", "r")]
+    return Table(columns, [_point(row, reports_dir) for row in rows])
+
+
+def _point(row: Row, reports_dir: Path) -> list[str]:
+    aware, agnostic = (tasks_of(row, protocol) for protocol in PROTOCOL)
+    text = row.record.quality.text if row.record.quality else None
+    return [
+        link(row, label(row.strategy), reports_dir),
+        row.variant or "all",
+        *held_cells(agnostic),
+        q.decimal(statistics.fmean(accuracies(agnostic))) if agnostic else q.DASH,
+        q.decimal(statistics.fmean(task.kl_to_full for task in agnostic)) if agnostic else q.DASH,
+        q.decimal(statistics.fmean(accuracies(aware))) if aware else q.DASH,
+        q.signed_interval(text.nll_difference, 3) if text else q.DASH,
+        q.decimal(text.kl_to_full, 3) if text else q.DASH,
+    ]
+
+
+def along_axes(rows: Sequence[Row], reports_dir: Path) -> list[Ablation]:
+    found = []
+    for axis, groups in axes.varied(rows).items():
+        compared = axes.compare(groups)
+        table = axes.table(groups, compared, reports_dir)
+        heading = "First what the default reached, then differences from it"
+        shown, hidden = ([(heading, table)], []) if len(table.rows) <= MANY else ([], [(heading, table)])
+        title = f"{q.task(axis).capitalize()}, all else equal"
+        found.append(Ablation(title, axes.sentences(groups, compared), shown, hidden, []))
+    return found

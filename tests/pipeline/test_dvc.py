@@ -32,7 +32,7 @@ NOT_A_REASON = {
 ENTRY = {
     "train": ["pipeline.train"],
     "token": ["pipeline.run", "pipeline.levels.token", "strategies.cache"],
-    "benchmark": ["benchmarks.decode_step", "strategies.cache"],
+    "benchmark": ["benchmarks.token_level", "strategies.cache"],
     "gates": ["pipeline.gates"],
     "report": ["pipeline.report.__main__"],
 }
@@ -116,6 +116,7 @@ def test_make_lists_its_targets():
         "help",
         "install",
         "repro",
+        "benchmark",
         "test",
         "lint",
         "report",

@@ -1,7 +1,7 @@
 """How fast and small each technique must be beside the cache that a model uses by default, and whether it is.
 
-What is measured and what is asked stands in benchmarks/token_level.yaml. A bar at the edge of an interval is neither met
-nor missed.
+What is measured and what is asked stands in benchmarks/token_level.yaml. A bar inside an interval is neither met nor
+missed.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def to_full(record: Record, full: Record | None) -> Interval | None:
     """Its decode step over our full cache's, trial by trial; what both are relative to cancels."""
     if record.cost is None or full is None or full.cost is None:
         return None
-    mine, theirs = (_trial_ratios(item.cost) for item in (record, full))
+    mine, theirs = (_trial_ratios(cost) for cost in (record.cost, full.cost))
     n = min(len(mine), len(theirs))
     return intervals.ratio(mine[:n], theirs[:n], n_resamples=2000, seed=record.cell.seed)
 

@@ -148,7 +148,8 @@ def _missed(judged: Sequence[Judged], rows: Sequence[Row], plan: Plan) -> list[s
     records = {row.strategy: row.record for row in rows if plan.judged_at.holds(row.record)}
     return [
         f"`{label(line.strategy)}`, {line.kind}: {q.ratio(line.measured.estimate)} where {q.ratio(line.at_most)} is "
-        f"allowed. {_from_shapes(line, records[line.strategy])}{plan.bars[line.strategy].why or '**Not explained yet.**'}"
+        f"allowed. {_from_shapes(line, records[line.strategy])}"
+        f"{plan.bars[line.strategy].why or '**Not explained yet.**'}"
         for line in judged
         if line.verdict.startswith(MISSED)
     ]
@@ -188,7 +189,7 @@ def _break_even(rows: Sequence[Row], plan: Plan) -> Table:
 
 
 def ratios_to_full(rows: Sequence[Row], plan: Plan) -> dict[str, Lengths]:
-    """Technique -> (tokens, decode step over our full cache's), from both levels, on the model and batch of the bars."""
+    """Technique -> (tokens, decode step over our full cache's), of both levels, on the model and batch of the bars."""
     at = plan.judged_at
     timed = [row for row in rows if row.record.cost and (row.cell.model, row.cell.batch) == (at.model, at.batch)]
     found: dict[str, Lengths] = {}

@@ -130,7 +130,7 @@ def _with_workloads_joined(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def order(row: Row) -> tuple[Any, ...]:
-    """Other references than the full cache last; the baseline first, then by name; inside a technique by budget, batch and length."""
+    """The baseline first, then by name; inside a technique by budget, batch and length; other references last."""
     config = row.config("strategy")
     budget = config.get("kv_budget") or config.get("keep_ratio") or math.inf
     by_name = row.strategy != BASELINE, row.strategy, budget

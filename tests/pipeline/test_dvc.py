@@ -24,10 +24,12 @@ SHOWN = ["pipeline", "pipeline.run", "pipeline.refusals"]
 SEEN = ("pipeline.tracking", "pipeline.console")  # how a run is followed changes no result, nor what serves only that
 # Hashing, judging or loading a trained model has no part in its training.
 NOT_A_REASON = {
-    "train": [f"pipeline.{name}" for name in (*train.NO_PART, "judgement", "folders", "hub", "text")],
+    "train": [
+        f"pipeline.{name}" for name in (*train.NO_PART, "bars", "intervals", "judgement", "folders", "hub", "text")
+    ],
     "token": SHOWN,
     "benchmark": SHOWN,
-    "gates": ["pipeline.refusals"],
+    "gates": ["pipeline.refusals", "pipeline.bars", "pipeline.intervals"],  # bars judge records, not the model
 }
 ENTRY = {
     "train": ["pipeline.train"],

@@ -83,7 +83,7 @@ def test_what_was_skipped_or_not_run_says_so(tmp_path: Path) -> None:
 def test_a_technique_pays_from_where_all_lengths_are_faster_than_our_full_cache(tmp_path: Path) -> None:
     speeds = {1024: 1.02, 2048: 0.8, 4096: 0.6}
     level = [factory.timed("tova", n, ratio) for n, ratio in speeds.items()]
-    assert "2,048 tokens" in line(page(level + [factory.benchmarked("full", ratio=0.6)], tmp_path / "a"),
+    assert "2,048 tokens" in line(page([*level, factory.benchmarked("full", ratio=0.6)], tmp_path / "a"),
                                   "Where a technique starts to pay", "tova")  # fmt: skip
     beside = [factory.benchmarked("full", ratio=0.6), factory.benchmarked("tova", ratio=0.9)]
     said = line(page(level + beside, tmp_path / "b"), "Where a technique starts to pay", "tova")

@@ -164,7 +164,7 @@ def _addition(kind: str, record: Record, bar: Bar) -> float:
     config: Mapping[str, Any] = record.config
     if kind == "scores":  # one number beside the key and the value of a head
         return bar.kv_bytes / (2 * config["model"]["config"]["head_dim"])
-    encoding = config["strategy"]["encoding"]
+    encoding = config["strategy"].get("encoding") or {}
     return (encoding.get("n_recent", 0) + encoding.get("group_size", 0)) / cell.seq_len
 
 

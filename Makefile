@@ -6,15 +6,18 @@ STAMP := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install repro test lint report clean
+.PHONY: help install repro benchmark test lint report clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
 
 install: $(STAMP) ## install into .venv, nothing else
 
 repro: $(STAMP) ## install if needed, run every experiment that is not up to date, render the report
 	@dvc repro && echo "the report is in reports/report.md"
+
+benchmark: $(STAMP) ## all points of the benchmark beside the caches of Transformers (half an hour on two cores)
+	@python -m benchmarks.token_level --grid
 
 test: lint ## everything that must hold: format, lint, types, all tests
 	@python -m pytest -q -m alone

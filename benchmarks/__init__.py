@@ -1,1 +1,1 @@
-"""Benchmarks of our own parts against other people's; they write records too."""
+"""Our techniques beside the caches that Transformers brings; records of their own."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
-from pipeline import ROOT, judgement, record
+from pipeline import ROOT, bars, judgement, record
 from pipeline.judgement import FILE_NAME, Gate, Judgement
 from pipeline.record import Record
 from pipeline.refusals import refusals
@@ -98,7 +98,8 @@ def measure(results_dir: Path) -> list[Gate]:
 
 
 def failures(results_dir: Path) -> list[str]:
-    """One line for every failed gate and every cell of a stage with status `error`.
+    """One line for every failed gate, every cell of a stage with status `error`, and every bar that a technique missed
+    while it is worse than our own full cache.
 
     Raises ValueError for a corrupt record, and where the gates have not been measured.
     """
@@ -106,10 +107,13 @@ def failures(results_dir: Path) -> list[str]:
     if written is None:
         raise ValueError(f"{results_dir / FILE_NAME}: not there; first run: python -m pipeline.gates")
     gates = (gate for gate in written.gates if not gate.passed)
-    cells = (item for item in _judged(results_dir) if item.status == "error")
+    judged = list(_judged(results_dir))
+    cells = (item for item in judged if item.status == "error")
+    benchmarked = (item for item in judged if item.cell.level == bars.LEVEL)
     return [
         *(f"gate {gate.name} at {gate.seq_len} tokens: {gate.value:.3f}, below {gate.bound}" for gate in gates),
         *(f"cell {item.cell.level}/{item.cell.strategy}/{item.cell.slug}: {item.reason}" for item in cells),
+        *bars.defects(benchmarked, bars.load()),
     ]
 
 

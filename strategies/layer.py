@@ -52,6 +52,7 @@ class SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.storage = self.storages(self.layer_idx)
+        self.n_rows = key_states.shape[0]
         self.n_seen = torch.zeros((), dtype=torch.long, device=key_states.device)
         self.n_held = 0
         self.awaits_attention = False
@@ -129,7 +130,7 @@ class SlotLayer(CacheLayerMixin):
         self.memory = self.retention.on_evict.replace(self.storage, self.n_held, slot, self.memory)
         self.storage.replace(slot, key, value)
         self.positions.scatter_(-1, slot, position.expand_as(slot).int())
-        self.scores.scatter_(-1, slot, score)
+        self.scores.scatter_(-1, slot, score.expand_as(slot))
         self._move_sinks(self.n_seen + 1 - self.n_held)
 
     def _shrink(self, n_kept: int) -> None:
@@ -266,12 +267,13 @@ class SlotLayer(CacheLayerMixin):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.storage.reorder(beam_idx)
-        if self.positions.shape[0] > 1:
+        if self.positions.shape[0] > 1 or len(beam_idx) > self.n_rows:  # rows that were one may part from now on
             self.positions, self.scores = self.positions[beam_idx], self.scores[beam_idx]
         if self.memory is not None:
             self.memory = self.memory[beam_idx]
         if self.sinks is not None:
             self.sinks = self.sinks[0][beam_idx], self.sinks[1][beam_idx]
+        self.n_rows = len(beam_idx)
 
     def crop(self, tokens_to_remove: int) -> None:
         raise ValueError(f"crop({tokens_to_remove}): an evicted token cannot be brought back; valid: a new cache")

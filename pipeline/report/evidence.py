@@ -13,8 +13,6 @@ from pipeline import record
 from pipeline.record import Cell, Record, TaskQuality, TextQuality
 
 BASELINE = "full"
-AGAINST = "against_"
-BENCHMARK = "benchmark"
 ABLATION = "ablation"
 _WORDS = {"hardware_id": "machine", "n_new_tokens": "new tokens"}
 T = TypeVar("T")
@@ -39,7 +37,7 @@ class Setting:
 
     @property
     def reference(self) -> str:
-        """What the ratios and differences are to, as a noun: `the full cache`, `DynamicCache`."""
+        """What the ratios and differences are to, as a noun: `the full cache`, `HfDynamic`."""
         return "the full cache" if self.baseline == BASELINE else self.baseline.title().replace("_", "")
 
 
@@ -117,9 +115,7 @@ def load(results_dir: Path) -> list[Row]:
 
 def _row(item: Record, results_dir: Path) -> Row:
     own = {f.name: getattr(item.cell, f.name) for f in fields(Setting) if hasattr(item.cell, f.name)}
-    named, machine = item.config.get("baseline", {}).get("name", BASELINE), item.environment["hardware_id"]
-    # A benchmark brings its own reference, which is no strategy, and says so in its workload.
-    baseline = item.cell.workload.removeprefix(AGAINST) if item.cell.workload.startswith(AGAINST) else named
+    baseline, machine = item.config.get("baseline", {}).get("name", BASELINE), item.environment["hardware_id"]
     path = record.path_of(item.cell, results_dir, machine)
     return Row(item, path, Setting(hardware_id=machine, baseline=baseline, **own))
 
@@ -135,7 +131,7 @@ def _with_workloads_joined(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def order(row: Row) -> tuple[Any, ...]:
-    """Benchmarks last; the baseline first, then by name; inside a technique by budget, batch and length."""
+    """The baseline first, then by name; inside a technique by budget, batch and length; other references last."""
     config = row.config("strategy")
     budget = config.get("kv_budget") or config.get("keep_ratio") or math.inf
     by_name = row.strategy != BASELINE, row.strategy, budget

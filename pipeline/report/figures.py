@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from pipeline.report import cost_plots, quality_plots, step_plots
 from pipeline.report.drawing import style
-from pipeline.report.evidence import BENCHMARK, Row, label, slug
+from pipeline.report.evidence import Row, label, slug
 from pipeline.report.means import differs
 
 Names = Mapping[tuple[str, str], str]
@@ -22,7 +22,6 @@ def of_setting(rows: Sequence[Row], names: Names) -> Drawn:
         if timed:
             ratios = cost_plots.ratios(timed, names, cost_plots.TO_REFERENCE)
             drawn.append(("decode_ratio", "decode step as a ratio, by prompt tokens", ratios))
-        if timed and rows[0].cell.level != BENCHMARK:  # which is about the decode step alone
             drawn += _beside_the_ratio(timed, names)
         if recalled:
             drawn.append(("recall", "recall accuracy by share of bytes held", quality_plots.recall(recalled, names)))

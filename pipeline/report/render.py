@@ -8,9 +8,9 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline import judgement
-from pipeline.report import ablations, context, drawing, evidence, figures, ranking, sentences, tables
-from pipeline.report.evidence import ABLATION, BENCHMARK, Row, Setting, group
+from pipeline import bars, judgement
+from pipeline.report import ablations, benchmarks, context, drawing, evidence, figures, ranking, sentences, tables
+from pipeline.report.evidence import ABLATION, Row, Setting, group
 from pipeline.report.means import differs
 from pipeline.report.tables import Table
 
@@ -76,9 +76,8 @@ class Renderer:
         parts = [
             self._comparison(setting, members) for setting, members in group(rows, lambda row: row.setting).items()
         ]
-        described = _by_strategy(rows) if name != BENCHMARK else []  # the same techniques as at token level
-        techniques = [self._technique(strategy, own) for strategy, own in group(described, _strategy).items()]
-        return Level(sentences.level_title(rows), parts, techniques)
+        techniques = [self._technique(strategy, own) for strategy, own in group(_by_strategy(rows), _strategy).items()]
+        return Level(f"{name.capitalize()} level", parts, techniques)
 
     def ablations(self) -> list[Level]:
         """One for each setting; a point of an ablation is no technique of its own, and in no ranking."""
@@ -95,23 +94,20 @@ class Renderer:
         ]
 
     def _comparison(self, setting: Setting, rows: Sequence[Row]) -> Part:
-        """A benchmark says here what the others say under `In short`."""
-        names, is_benchmark = evidence.labels(rows), rows[0].cell.level == BENCHMARK
-        found = list(_comparison_tables(rows, names, self.reports_dir))
+        names = evidence.labels(rows)
         return Part(
             self.titles[setting],
-            sentences.headlines(rows, names) if is_benchmark else [],
-            found if is_benchmark else [],
-            [] if is_benchmark else found,
-            [] if is_benchmark else ranking.rankings(rows, names),
+            [],
+            [],
+            list(_comparison_tables(rows, names, self.reports_dir)),
+            ranking.rankings(rows, names),
             self._pictures(setting, figures.of_setting(rows, names)),
         )
 
     def in_short(self) -> list[Part]:
         """Of each machine and level the cost and the quality at the longest length, one table each."""
         parts = []
-        described = [row for row in self.rows if row.cell.level != BENCHMARK]
-        for rows in group(described, lambda row: (row.hardware_id, row.cell.level)).values():
+        for rows in group(self.rows, lambda row: (row.hardware_id, row.cell.level)).values():
             timed = [row for row in rows if row.record.cost]
             judged = [row for row in rows if row.record.quality and row.in_trained_length]
             for setting in dict.fromkeys(_largest(found) for found in (timed, judged) if found):
@@ -165,7 +161,8 @@ class Renderer:
 
 def render(results_dir: Path, reports_dir: Path) -> Files:
     """Raises ValueError where a record or the gates file is corrupt or there are no records."""
-    rows = evidence.load(results_dir)
+    found, plan = evidence.load(results_dir), bars.load()
+    rows = [row for row in found if not benchmarks.is_benchmark(row)]
     judged = judgement.read(results_dir)
     renderer = Renderer(rows, reports_dir)
     environment = Environment(
@@ -185,10 +182,12 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
         grid=context.grid(rows),
         levels=renderer.levels(),
         ablations=renderer.ablations(),
+        benchmark=benchmarks.summary(found, plan),
+        bars_at=benchmarks.where(plan),
         gates=context.gates(judged.gates) if judged else None,
         not_measured=context.not_measured(failed, reports_dir) if failed else None,
     )
-    return {REPORT: text.encode(), **renderer.files}
+    return {REPORT: text.encode(), **renderer.files, **benchmarks.render(found, environment, reports_dir, plan)}
 
 
 def write(files: Mapping[str, bytes], reports_dir: Path) -> None:

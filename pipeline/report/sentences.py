@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pipeline.record import Cost, Interval, TaskQuality
 from pipeline.report import quantities as q
 from pipeline.report import verdicts
-from pipeline.report.evidence import ABLATION, BENCHMARK, Row, changes, group
+from pipeline.report.evidence import ABLATION, Row, changes, group
 from pipeline.report.means import STRICTER, differs, recall_gain, text_loss
 from pipeline.report.ranking import decode_speed, ranks
 from pipeline.report.tables import PROTOCOL, STATUS
@@ -34,13 +34,6 @@ def statement(rows: Sequence[Row]) -> str:
         f"Computed from {q.plural(len(rows), 'record')} of {q.plural(machines, 'machine')} "
         f"({q.plural(strategies, 'technique')}): {status(rows)}."
     )
-
-
-def level_title(rows: Sequence[Row]) -> str:
-    """The level, or what a benchmark is against."""
-    level = rows[0].cell.level
-    against = q.words(dict.fromkeys(row.setting.reference for row in rows))
-    return f"Benchmark: the decode step against {against}" if level == BENCHMARK else f"{level.capitalize()} level"
 
 
 def technique_title(row: Row) -> str:

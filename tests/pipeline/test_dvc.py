@@ -24,17 +24,19 @@ SHOWN = ["pipeline", "pipeline.run", "pipeline.sweep", "pipeline.refusals"]
 SEEN = ("pipeline.tracking", "pipeline.console")  # how a run is followed changes no result, nor what serves only that
 # Hashing, judging or loading a trained model has no part in its training.
 NOT_A_REASON = {
-    "train": [f"pipeline.{name}" for name in (*train.NO_PART, "judgement", "folders", "hub", "text")],
+    "train": [
+        f"pipeline.{name}" for name in (*train.NO_PART, "bars", "intervals", "judgement", "folders", "hub", "text")
+    ],
     "token": SHOWN,
     "ablation": SHOWN,
     "benchmark": SHOWN,
-    "gates": ["pipeline.refusals"],
+    "gates": ["pipeline.refusals", "pipeline.bars", "pipeline.intervals"],  # bars judge records, not the model
 }
 ENTRY = {
     "train": ["pipeline.train"],
     "token": ["pipeline.run", "pipeline.levels.token", "strategies.cache"],
     "ablation": ["pipeline.ablations", "pipeline.levels.token", "strategies.cache"],
-    "benchmark": ["benchmarks.decode_step", "strategies.cache"],
+    "benchmark": ["benchmarks.token_level", "strategies.cache"],
     "gates": ["pipeline.gates"],
     "report": ["pipeline.report.__main__"],
 }
@@ -119,6 +121,7 @@ def test_make_lists_its_targets():
         "help",
         "install",
         "repro",
+        "benchmark",
         "test",
         "lint",
         "report",

@@ -27,7 +27,7 @@ CHEAP = {
         (r"n_items: \d+", "n_items: 2"),
         (r"quality_seq_len: .*", "quality_seq_len: [96, 128]"),
     ],
-    "dvc.yaml": [("cmd: python -m benchmarks.decode_step", r"\g<0> workload.seq_len=96")],
+    "dvc.yaml": [("cmd: python -m benchmarks.token_level", r"\g<0> workload.seq_len=96 model=bench_small")],
     "params.yaml": [(r"(?s)strategies:.*", "strategies: [full, attention_sink]\n")],
 }
 RUNS = [(strategy, load) for strategy in ("attention_sink", "full") for load in ("batched", "cost", "quality")]

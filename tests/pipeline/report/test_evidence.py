@@ -52,11 +52,6 @@ def test_the_same_cell_of_two_machines_is_never_compared(tmp_path: Path) -> None
     assert {"machine-a" in title for title in titles.values()} == {True, False}
 
 
-def test_a_benchmark_is_compared_with_the_reference_it_names(tmp_path: Path) -> None:
-    (row,) = load([factory.timed("full", level="benchmark", workload="against_dynamic_cache")], tmp_path)
-    assert row.setting.reference == "DynamicCache"
-
-
 def test_budgets_are_named_only_where_a_strategy_has_several() -> None:
     one, other = ("sliding_window", "25 %"), ("sliding_window", "50 %")
     rows = [row_with(*pair) for pair in (one, other, ("full", ""))]

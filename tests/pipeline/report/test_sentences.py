@@ -132,15 +132,6 @@ def test_a_technique_without_any_measurement_says_so(tmp_path: Path) -> None:
     assert assessment([record], tmp_path) == "There is no measurement here: 0 measured, 0 failed and 1 skipped."
 
 
-def test_a_benchmark_never_speaks_of_the_full_cache(tmp_path: Path) -> None:
-    records = [factory.timed(s, level="benchmark", workload="against_dynamic_cache") for s in ("full", "tova")]
-    rows = rows_of(records, tmp_path)
-    text = " ".join([*sentences.headlines(rows, evidence.labels(rows)), *sentences.assessment(rows)])
-    assert "DynamicCache took" in text
-    assert "the full cache" not in text
-    assert sentences.level_title(rows) == "Benchmark: the decode step against DynamicCache"
-
-
 def test_a_changed_technique_says_what_changed_in_its_title(tmp_path: Path) -> None:
     (row,) = rows_of([factory.timed("attention_sink+scorer.n_sinks=8")], tmp_path)
     assert sentences.technique_title(row) == "Attention sink with scorer.n_sinks=8"

@@ -1,0 +1,69 @@
+"""Figures of the benchmark page: decode steps beside their bars, and steps against the tokens seen before them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.bars import MISSED, Judged
+from pipeline.record import Interval
+from pipeline.report.drawing import INK, REFERENCE, dodge, error_bars, figure, label_ends, length_axis, mark, ratio_axis
+from pipeline.report.evidence import Row, group, label
+
+SHORTEST_IN = 3.4
+
+
+def decode(judged: Sequence[Judged]) -> Figure:
+    """One line per technique: what it took, as a ratio to the reference, and the bar."""
+    drawn = figure(1.4 + 0.3 * len(judged))
+    axes = drawn.subplots()
+    for place, line in enumerate(judged):
+        _beside_its_bar(axes, place, line)
+    axes.axvline(1, color=REFERENCE, linewidth=1)
+    axes.set_yticks(range(len(judged)), [label(line.strategy) for line in judged])
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    ratio_axis(axes, "x", [1.0, *(value for line in judged for value in (line.measured.estimate, line.at_most))])
+    axes.set_xlabel("decode step as a ratio to DynamicCache's, with 95 % interval (bar: |, missed: open)")
+    return drawn
+
+
+def _beside_its_bar(axes: Axes, place: int, line: Judged) -> None:
+    shown = mark(line.strategy)
+    missed = line.verdict.startswith(MISSED)
+    axes.errorbar(
+        line.measured.estimate, place, xerr=[[end[0]] for end in error_bars([line.measured])], linestyle="",
+        color=shown.color, marker=shown.marker, markerfacecolor="white" if missed else shown.color,
+    )  # fmt: skip
+    axes.plot(line.at_most, place, color=INK, marker="|", markersize=16, markeredgewidth=2)
+
+
+def seen(rows: Sequence[Row]) -> Figure:
+    """A line per technique: its step over its own step after the fewest tokens."""
+    strategies = group(rows, lambda row: row.strategy)
+    drawn = figure(max(SHORTEST_IN, 0.9 + 0.26 * len(strategies)))
+    axes = drawn.subplots()
+    ends = []
+    for place, (name, members) in enumerate(strategies.items()):
+        members = sorted(members, key=lambda row: row.cell.seq_len)
+        ratios = [_ratio(row) for row in members]
+        shift = 2 ** (dodge(place, len(strategies)) / 40)
+        lengths = [row.cell.seq_len * shift for row in members]
+        shown = mark(name)
+        axes.errorbar(lengths, [ratio.estimate for ratio in ratios], yerr=error_bars(ratios), color=shown.color,
+                      marker=shown.marker, linewidth=1)  # fmt: skip
+        ends.append((lengths[-1], ratios[-1].estimate, label(name), shown.color))
+    axes.axhline(1, color=INK, linewidth=0.8)
+    length_axis(axes, [row.cell.seq_len for row in rows])
+    axes.set_xlabel("tokens seen before the step")
+    axes.set_ylabel("step, ratio to the first")
+    ratio_axis(axes, "y", [1.0, *(end for row in rows for end in (_ratio(row).low, _ratio(row).high))])
+    label_ends(drawn, axes, ends)
+    return drawn
+
+
+def _ratio(row: Row) -> Interval:
+    assert row.record.cost, "only timed rows are drawn here"
+    return row.record.cost.tpot_ratio

@@ -34,7 +34,7 @@ class _Frozen(BaseModel):
 
 
 class Level(_Frozen):
-    name: Literal["token"]
+    name: Literal["token", "study"]
     dry_run: dict[str, Any]
     measure: dict[str, Any]
 

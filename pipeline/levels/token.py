@@ -172,7 +172,8 @@ class Bench:
         tokens = self._random_tokens(cell.seq_len + cell.n_new_tokens)
         prompt_BT, stream_BN = tokens.tensor_split([cell.seq_len], dim=1)
         order = zlib.crc32(cell.model_dump_json().encode())  # with the cell's seed, but not the same in all cells
-        plan = timing.Plan(profile.n_prefill_trials, profile.n_decode_trials, order, profile.max_cell_s)
+        along = self.experiment.level.name == "study"  # whose figures go over hundreds of steps
+        plan = timing.Plan(profile.n_prefill_trials, profile.n_decode_trials, order, profile.max_cell_s, along)
         return timing.measure(arms, prompt_BT, stream_BN, plan)
 
     def summed(self, technique: timing.Samples, full: timing.Samples, full_again: timing.Samples) -> Cost:

@@ -123,8 +123,7 @@ def _measure(experiment: Experiment, cell: Cell, digest: str) -> Record:
         if result.skipped:
             status, reason, remedy = "skipped", result.skipped, result.remedy
     except Exception as error:
-        status = "skipped" if _needs_what_is_not_here(error) else "error"
-        reason, remedy = _told(error) if status == "skipped" else (_reason(error), _remedy(error))
+        status, reason, remedy = failure(error)
     return Record(
         cell=cell,
         status=status,
@@ -142,6 +141,13 @@ def _measure(experiment: Experiment, cell: Cell, digest: str) -> Record:
         wall_s=time.perf_counter() - started,
         **measured,
     )
+
+
+def failure(error: Exception) -> tuple[Literal["error", "skipped"], str, str]:
+    """Status, reason and remedy of a cell in which this was raised."""
+    if _needs_what_is_not_here(error):
+        return "skipped", *_told(error)
+    return "error", _reason(error), _remedy(error)
 
 
 def _needs_what_is_not_here(error: Exception) -> bool:

@@ -116,6 +116,7 @@ def test_make_lists_its_targets():
         "help",
         "install",
         "repro",
+        "study",
         "test",
         "lint",
         "report",

@@ -17,6 +17,7 @@ from pipeline.report.tables import STATUS, Table
 from pipeline.study import Setting
 
 AGREES, CONTRADICTS, OTHER_SIZE = "agrees", "contradicts", "same direction, other size"
+MORE, LESS = "more", "less"
 NOT_MEASURED = "not measured"
 SETS = {"run": "What the study ran", "described": "What the study described and never ran"}
 DECIMALS = 3  # of a ratio of bytes
@@ -48,23 +49,26 @@ def repeated(rows: Sequence[Row]) -> list[Repeated]:
 def decode(earlier: study.Range, ratio: Interval, noise: Interval) -> str:
     """What the study said of the time of a step, against what is found now."""
     now = verdicts.speed(ratio, noise)
-    if now not in (verdicts.FASTER, verdicts.SLOWER):
+    if now in (verdicts.ONE_SAMPLE, verdicts.UNDEFINED):
         return now
     low, high = _ends(earlier)
-    return _against(now == verdicts.SLOWER, low, high, inside=ratio.low <= high and ratio.high >= low)
+    inside = ratio.low <= high and ratio.high >= low
+    return _against(now, verdicts.SLOWER if low >= 1 else verdicts.FASTER, inside=inside)
 
 
 def memory(earlier: study.Memory, cost: Cost) -> str:
     """The same of bytes, which are counted and have no noise."""
     ratio = round(peak_share(cost) if earlier.of == "peak" else held_share(cost), DECIMALS)
-    if ratio == 1:
-        return verdicts.NO_DIFFERENCE
     low, high = _ends(earlier.ratio)
-    return _against(ratio > 1, low, high, inside=low <= ratio <= high)
+    now = MORE if ratio > 1 else LESS if ratio < 1 else verdicts.NO_DIFFERENCE
+    return _against(now, MORE if low >= 1 else LESS, inside=low <= ratio <= high)
 
 
-def _against(above: bool, low: float, high: float, *, inside: bool) -> str:
-    if above != (low >= 1):
+def _against(now: str, earlier: str, *, inside: bool) -> str:
+    """`inside`: what is found now leaves the earlier size possible."""
+    if now == verdicts.NO_DIFFERENCE:
+        return verdicts.NO_DIFFERENCE if inside else CONTRADICTS
+    if now != earlier:
         return CONTRADICTS
     return AGREES if inside else OTHER_SIZE
 
@@ -124,12 +128,11 @@ def sentences(found: Sequence[Repeated]) -> list[str]:
     lines = [_counted(found), *(_limit(members) for members in _by_length(timed))]
     model = timed[0].row.config("model") if timed and timed[0].row else {}
     if model.get("source") == "random":
-        lines.append(
-            "The weights are random: they cost what trained ones cost in time and memory, and say nothing else."
-        )
+        lines.append("The weights are random: right for time and memory, and for nothing else.")
     lines.append(
         "A prompt of one token leaves nothing to compress in it, so techniques that decide once, after the prompt, are "
-        "not in the study. Learned positions end at 1,024: of 1,024 new tokens after the first, 1,023 can be fed."
+        "not in the study. Learned positions end at 1,024: of 1,024 new tokens the last cannot be fed. "
+        "Slots are allocated in advance, so bytes held are level where the study's caches grew with every token."
     )
     return lines
 
@@ -170,9 +173,9 @@ def _limit(timed: Sequence[Repeated]) -> str:
     mean, last, best = best_ratio(row)
     beyond = [one.name for one in timed if one.cost and one.cost.tpot_ratio.high < best]
     said = (
-        f"Over {q.count(row.cell.n_new_tokens)} new tokens, keys and values are {q.share(mean)} of the bytes that a step of "
-        f"the full cache reads, and {q.share(last)} in the last one: at batch {q.count(row.cell.batch)}, bytes alone "
-        f"let no cache make steps faster than {q.ratio(best)} on average (a speed-up of {q.ratio(1 / best)})."
+        f"Over {q.count(row.cell.n_new_tokens)} new tokens, keys and values are {q.share(mean)} of the bytes that a "
+        f"step of the full cache reads, {q.share(last)} in the last one: at batch {q.count(row.cell.batch)}, bytes alone let "
+        f"no cache bring a step below {q.ratio(best)} of the full cache's on average (a gain of {q.ratio(1 / best)})."
     )
     if not beyond:
         return said

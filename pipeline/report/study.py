@@ -172,10 +172,11 @@ def _limit(timed: Sequence[Repeated]) -> str:
     assert row
     mean, last, best = best_ratio(row)
     beyond = [one.name for one in timed if one.cost and one.cost.tpot_ratio.high < best]
+    cell = row.cell
     said = (
-        f"Over {q.count(row.cell.n_new_tokens)} new tokens, keys and values are {q.share(mean)} of the bytes that a "
-        f"step of the full cache reads, {q.share(last)} in the last one: at batch {q.count(row.cell.batch)}, bytes alone let "
-        f"no cache bring a step below {q.ratio(best)} of the full cache's on average (a gain of {q.ratio(1 / best)})."
+        f"Over {q.count(cell.n_new_tokens)} new tokens, keys and values are {q.share(mean)} of the bytes a step of "
+        f"the full cache reads, {q.share(last)} in the last one: at batch {q.count(cell.batch)}, bytes alone let no "
+        f"cache bring a step below {q.ratio(best)} of the full cache's on average (a gain of {q.ratio(1 / best)})."
     )
     if not beyond:
         return said

@@ -31,7 +31,9 @@ def page(tmp_path: Path, *records: Record) -> str:
     return text.partition("## An earlier study")[2].partition("## Skipped")[0]
 
 
-def line(text: str, setting: Setting) -> str:
+def line(tmp_path: Path, setting: Setting, *records: Record) -> str:
+    rows = evidence.load(factory.store(list(records), tmp_path))
+    text = "\n".join(str(table) for _, table in study.tables(study.repeated(rows)))
     return next(found for found in text.splitlines() if found.startswith(f"| {setting.title} (`"))
 
 
@@ -41,7 +43,7 @@ def line(text: str, setting: Setting) -> str:
 )
 def test_a_time_is_judged_against_the_earlier_one(tmp_path: Path, now: float, word: str) -> None:
     sinks = SETTINGS["sinks_4_128"]  # 3–4 times slower then
-    assert f"| {word} |" in line(page(tmp_path, record_of(sinks, now)), sinks)
+    assert f"| {word} |" in line(tmp_path, sinks, record_of(sinks, now))
 
 
 def test_where_neither_is_excluded_no_difference_is_found() -> None:
@@ -63,9 +65,8 @@ def test_memory_is_judged_by_what_the_study_spoke_of() -> None:
 def test_what_has_no_record_or_failed_is_a_row_all_the_same(tmp_path: Path) -> None:
     window, minicache = SETTINGS["window_128"], SETTINGS["minicache"]
     failed = record_of(window, 1.0).model_copy(update={"cost": None, "status": "error", "reason": "no such kernel"})
-    text = page(tmp_path, failed)
-    assert "| failed |" in line(text, window)
-    assert f"| {study.NOT_MEASURED} |" in line(text, minicache)
+    assert "| failed |" in line(tmp_path, window, failed)
+    assert f"| {study.NOT_MEASURED} |" in line(tmp_path, minicache, failed)
 
 
 def test_the_limit_of_bytes_is_that_of_the_predicted_bytes(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install repro benchmark test lint report clean
+.PHONY: help install repro benchmark study test lint report clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -18,6 +18,10 @@ repro: $(STAMP) ## install if needed, run every experiment that is not up to dat
 
 benchmark: $(STAMP) ## all points of the benchmark beside the caches of Transformers (half an hour on two cores)
 	@python -m benchmarks.token_level --grid
+
+study: $(STAMP) ## repeat an earlier study on the shape of GPT-2 (about 7 minutes), render the report
+	@python -m benchmarks.study
+	@python -m pipeline.report
 
 test: lint ## everything that must hold: format, lint, types, all tests
 	@python -m pytest -q -m alone

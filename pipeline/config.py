@@ -34,7 +34,7 @@ class _Frozen(BaseModel):
 
 
 class Level(_Frozen):
-    name: Literal["token", "ablation"]
+    name: Literal["token", "ablation", "study"]
     dry_run: dict[str, Any]
     measure: dict[str, Any]
 

@@ -117,7 +117,7 @@ def _series(arm: Arm, of: str) -> dict[str, dict[int, float]]:
     return {
         f"latency_s{of}": dict(enumerate(arm.step_s, start=1)),
         f"kv_bytes_held{of}": dict(enumerate(arm.kv_bytes_held)),
-        f"peak_memory_bytes{of}": dict(enumerate(arm.step_peak_memory_bytes)),
+        f"peak_memory_bytes{of}": {step: float(peak) for step, peak in arm.peak_memory_by_step.items()},
     }
 
 

@@ -76,13 +76,19 @@ class Arm(_Frozen):
     kv_bytes_logical: int  # bytes of the tokens that are kept, after the last step
     kv_bytes_offloaded: int  # of those held after the last step, outside the model's device
     peak_memory_bytes: int | None  # the most of step_peak_memory_bytes
-    # Weights + the most that tensors took at once: first in prefill, then in each step; of slow steps in the first few.
+    # Weights + the most that tensors took at once: first in prefill, then in each of the counted steps.
     step_peak_memory_bytes: list[int]
+    counted_steps: list[int] = []  # which those are, 0 is prefill; empty: one after another from there
     ttft_s_p50: float  # NaN where there is no sample
     ttft_s_p90: float
     tpot_s_p50: float
     tpot_s_p90: float
     decode_tokens_per_s: float  # whole batch
+
+    @property
+    def peak_memory_by_step(self) -> dict[int, int]:
+        steps = self.counted_steps or range(len(self.step_peak_memory_bytes))
+        return dict(zip(steps, self.step_peak_memory_bytes, strict=True))
 
 
 class Cost(_Frozen):

@@ -40,6 +40,7 @@ class Plan:
     n_decode_trials: int
     seed: int
     max_s: float = float("inf")
+    counts_along: bool = False  # peak memory: of the first step of every decode trial, not of the first steps alone
 
 
 @dataclass
@@ -51,7 +52,8 @@ class Samples:
     kv_bytes_held: list[int] = field(default_factory=list)
     kv_bytes_logical: int = 0
     kv_bytes_offloaded: int = 0
-    peak_growth_bytes: list[int] = field(default_factory=list)  # of prefill with the warm-up, then of each step
+    peak_growth_bytes: list[int] = field(default_factory=list)  # of prefill with the warm-up, then of counted_steps
+    counted_steps: list[int] = field(default_factory=list)
 
     @property
     def tpot_s(self) -> list[float]:
@@ -141,9 +143,12 @@ def _measure(arms: Mapping[str, NewDecoder], prompt_BT: Tensor, stream_BN: Tenso
     samples = {name: Samples() for name in arms}
     decoders = _prefilled(arms, prompt_BT, stream_BN, samples, plan, rng)
     decode_BN = stream_BN[:, WARM_UP_STEPS:]
-    _count_memory(arms, decoders, decode_BN, samples)
+    if not plan.counts_along:
+        _count_memory(arms, decoders, decode_BN, samples)
     orders = trial_orders(list(arms), plan.n_decode_trials, rng, plan.max_s / 2, at_least=2)
     for order, block_BN in zip(orders, decode_BN.tensor_split(plan.n_decode_trials, dim=1), strict=False):
+        if plan.counts_along:
+            _count_memory(arms, decoders, block_BN[:, :1], samples)
         for name in order:
             _time_decode(decoders[name], block_BN, samples[name])
     return samples
@@ -232,6 +237,9 @@ def _count_memory(
         if new_decoder not in counted:
             _copying, *steps = peak_growths(untimed_steps(decoders[name], decode_BN), decode_BN.device.type)
             counted[new_decoder] = steps
+            gc.collect()  # the copy
+        first = len(samples[name].kv_bytes_held)
+        samples[name].counted_steps += range(first, first + len(counted[new_decoder]))
         samples[name].peak_growth_bytes += counted[new_decoder]
 
 
@@ -314,6 +322,7 @@ def summarise(samples: Samples, batch: int, weight_bytes: int) -> Arm:
         kv_bytes_offloaded=samples.kv_bytes_offloaded,
         peak_memory_bytes=max(peaks, default=None),
         step_peak_memory_bytes=peaks,
+        counted_steps=[0, *samples.counted_steps],
         ttft_s_p50=float(np.percentile(samples.ttft_s or [np.nan], 50)),
         ttft_s_p90=float(np.percentile(samples.ttft_s or [np.nan], 90)),
         tpot_s_p50=float(np.percentile(steps, 50)),

@@ -183,10 +183,11 @@ class Bench:
     def timed(self, arms: dict[str, timing.NewDecoder]) -> dict[str, timing.Samples]:
         """Any arms on this cell's random prompts, paired and interleaved."""
         cell, profile = self.cell, self.experiment.profile
-        tokens = self._random_tokens(cell.seq_len + cell.n_new_tokens)
+        tokens = self.random_tokens(cell.seq_len + cell.n_new_tokens)
         prompt_BT, stream_BN = tokens.tensor_split([cell.seq_len], dim=1)
         order = zlib.crc32(cell.model_dump_json().encode())  # with the cell's seed, but not the same in all cells
-        plan = timing.Plan(profile.n_prefill_trials, profile.n_decode_trials, order, profile.max_cell_s)
+        along = self.experiment.level.name == "study"  # whose figures go over hundreds of steps
+        plan = timing.Plan(profile.n_prefill_trials, profile.n_decode_trials, order, profile.max_cell_s, along)
         return timing.measure(arms, prompt_BT, stream_BN, plan)
 
     def summed(self, technique: timing.Samples, full: timing.Samples, full_again: timing.Samples) -> Cost:
@@ -239,7 +240,7 @@ class Bench:
         flop = prefill_flop(self.model, self.cell.seq_len, batch=n_prompts)
         return flop / self.ceilings.matmul_flop_per_s
 
-    def _random_tokens(self, n: int) -> Tensor:
+    def random_tokens(self, n: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.cell.seed)
         vocab_size = self.model.config.vocab_size
         return torch.randint(vocab_size, (self.cell.batch, n), generator=generator).to(self.cell.device)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.intervals import bootstrap
 from pipeline.record import Interval, TaskQuality
@@ -70,15 +71,31 @@ def differs(row: Row) -> bool:
     )
 
 
-def spread(samples: Sequence[float]) -> Interval | None:
-    """p90 / p50 with a bootstrap interval over the samples; None for fewer than two."""
+def spread(samples: Sequence[float], percentile: float = 90) -> Interval | None:
+    """p90 (or another percentile) over p50, with an interval; None for fewer than two samples."""
+
+    def over_middle(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        middle, tail = np.percentile(values, [50, percentile], axis=-1)
+        return tail / middle
+
+    return _resampled(samples, over_middle)
+
+
+def variation(samples: Sequence[float]) -> Interval | None:
+    """Standard deviation over mean, with an interval; None for fewer than two samples."""
+    return _resampled(samples, lambda values: values.std(axis=-1) / values.mean(axis=-1))
+
+
+def _resampled(
+    samples: Sequence[float], statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> Interval | None:
+    """A bootstrap interval over the samples; `statistic` goes over the last axis."""
     values = np.asarray(samples, dtype=np.float64)
     if len(values) < 2 or not (values > 0).all():
         return None
     drawn = np.random.default_rng(SEED).integers(0, len(values), size=(N_RESAMPLES, len(values)))
-    p50, p90 = np.percentile(values[drawn], [50, 90], axis=1)
-    low, high = (float(end) for end in np.percentile(p90 / p50, [2.5, 97.5]))
-    estimate = float(np.percentile(values, 90) / np.percentile(values, 50))
+    low, high = (float(end) for end in np.percentile(statistic(values[drawn]), [2.5, 97.5]))
+    estimate = float(statistic(values))
     return Interval(estimate=estimate, low=min(low, estimate), high=max(high, estimate), n=len(values))
 
 

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline import bars, judgement
-from pipeline.report import ablations, benchmarks, context, drawing, evidence, figures, ranking, sentences, tables
+from pipeline.report import (
+    ablations,
+    benchmarks,
+    context,
+    drawing,
+    evidence,
+    figures,
+    ranking,
+    sentences,
+    study,
+    study_plots,
+    tables,
+)
 from pipeline.report.evidence import ABLATION, Row, Setting, group
 from pipeline.report.means import differs
 from pipeline.report.tables import Table
+from pipeline.study import LEVEL as STUDY
 
 REPORT = "report.md"
 FIGURES = "figures"
@@ -62,8 +75,9 @@ class Renderer:
     """Holds what the parts share: names, titles, and the figures drawn so far."""
 
     def __init__(self, rows: Sequence[Row], reports_dir: Path):
-        self.rows = [row for row in rows if row.cell.level != ABLATION]
+        self.rows = [row for row in rows if row.cell.level not in (ABLATION, STUDY)]
         self.ablated = [row for row in rows if row.cell.level == ABLATION]
+        self.of_study = [row for row in rows if row.cell.level == STUDY]
         self.reports_dir = reports_dir
         self.titles = evidence.titles(row.setting for row in rows)
         self.slugs = evidence.slugs(row.setting for row in rows)
@@ -113,6 +127,22 @@ class Renderer:
             for setting in dict.fromkeys(_largest(found) for found in (timed, judged) if found):
                 parts.append(self._short(setting, [row for row in rows if row.setting == setting]))
         return parts
+
+    def study(self) -> list[Part]:
+        """An earlier study beside its repetition, for each model and machine that repeated it."""
+        settings = group(self.of_study, lambda row: replace(row.setting, workload="", n_new_tokens=0))
+        return [self._study(setting, rows) for setting, rows in settings.items()]
+
+    def _study(self, setting: Setting, rows: Sequence[Row]) -> Part:
+        found = study.repeated(rows)
+        return Part(
+            f"model `{setting.model}` ({setting.dtype}, {setting.device}), machine `{setting.hardware_id}`",
+            study.sentences(found),
+            [*study.tables(found), *study.rankings(found)],
+            list(study.details(found)),
+            [],
+            self._pictures(rows[0].setting, study_plots.drawn(found)),
+        )
 
     def _short(self, setting: Setting, rows: Sequence[Row]) -> Part:
         names = evidence.labels(rows)
@@ -184,6 +214,7 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
         ablations=renderer.ablations(),
         benchmark=benchmarks.summary(found, plan),
         bars_at=benchmarks.where(plan),
+        study=renderer.study(),
         gates=context.gates(judged.gates) if judged else None,
         not_measured=context.not_measured(failed, reports_dir) if failed else None,
     )

@@ -114,7 +114,7 @@ def _curves(axes: Axes, curves: Sequence[tuple[Row, Sequence[int]]], names: Name
         drawn = axes.plot(taken, color=own.color, marker=own.marker, markersize=5, markevery=[-1], linewidth=width)
         drawn[0].set_drawstyle("steps-mid")
         ends.append((len(taken) - 1.0, float(taken[-1]), names[row.strategy, row.variant], own.color))
-    _bytes_by_step(axes, max(n_bytes for _, taken in curves for n_bytes in taken))
+    bytes_by_step(axes, max(n_bytes for _, taken in curves for n_bytes in taken))
     return ends
 
 
@@ -124,10 +124,10 @@ def bytes_panel(axes: Axes, row: Row) -> None:
     own, full = row.record.cost.technique.kv_bytes_held, row.record.cost.full.kv_bytes_held
     axes.plot(full, color=REFERENCE, linewidth=2.4)
     axes.plot(own, color=mark(row.strategy).color, linewidth=1.4)
-    _bytes_by_step(axes, max(*own, *full))
+    bytes_by_step(axes, max(*own, *full))
 
 
-def _bytes_by_step(axes: Axes, highest: float) -> None:
+def bytes_by_step(axes: Axes, highest: float) -> None:
     """From nothing to the most that is held; ticks are powers of two apart, since the units are."""
     highest = max(highest, 1.0)
     axes.set_ylim(-0.04 * highest, 1.1 * highest)

@@ -122,6 +122,7 @@ def test_make_lists_its_targets():
         "install",
         "repro",
         "benchmark",
+        "study",
         "test",
         "lint",
         "report",

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline import judgement
-from pipeline.report import context, drawing, evidence, figures, ranking, sentences, tables
+from pipeline.report import context, drawing, evidence, figures, judged, ranking, sentences, tables
 from pipeline.report.evidence import BENCHMARK, Row, Setting, group
 from pipeline.report.means import differs
 from pipeline.report.tables import Table
@@ -151,7 +151,7 @@ class Renderer:
 def render(results_dir: Path, reports_dir: Path) -> Files:
     """Raises ValueError where a record or the gates file is corrupt or there are no records."""
     rows = evidence.load(results_dir)
-    judged = judgement.read(results_dir)
+    written = judgement.read(results_dir)
     renderer = Renderer(rows, reports_dir)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -169,7 +169,9 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
         environment=context.environment(rows),
         grid=context.grid(rows),
         levels=renderer.levels(),
-        gates=context.gates(judged.gates) if judged else None,
+        gates=judged.gates(written.gates) if written else None,
+        kept=judged.kept(written.kept) if written else [],
+        why_recalled=judged.explanation(written.kept) if written else [],
         not_measured=context.not_measured(failed, reports_dir) if failed else None,
     )
     return {REPORT: text.encode(), **renderer.files}

@@ -1,0 +1,96 @@
+"""On the embedded model: every gate fails where its mechanism is broken; that they pass is in test_gates.py."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from pipeline import answers, corpus, models, structure
+from pipeline.mechanisms import SEQ_LEN, Lab, budgets, eight_bits, family, oracle, question, window
+from pipeline.quality import NewDecoder
+
+N_ITEMS = 24
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    return models._pretrained(models.folder_of("models/tiny"), torch.float32, "cpu").eval()
+
+
+@pytest.fixture(scope="module")
+def text() -> torch.Tensor:
+    return corpus.held_out_tokens(models.folder_of("models/tiny") / "tokenizer.json")
+
+
+RANDOM = ("strategy/schedule=at_prefill", "strategy/scorer=random")
+
+
+def random_for(broken: str, model: Any, technique: str, *overrides: str, kv_budget: int | None = None) -> NewDecoder:
+    """Arms as they are, but one technique keeps random tokens."""
+    if technique != broken:
+        return answers.arm(model, technique, *overrides, kv_budget=kv_budget)
+    return answers.arm(model, "snapkv", *RANDOM, kv_budget=kv_budget or SEQ_LEN // 10)
+
+
+def foolish_oracle(model: Any, technique: str, *overrides: str, kv_budget: int) -> NewDecoder:
+    """Guesses, while every scorer knows all."""
+    return answers.arm(model, "full") if overrides else random_for(technique, model, technique, kv_budget=kv_budget)
+
+
+def wasted_budget(model: Any, technique: str, *overrides: str, kv_budget: int) -> NewDecoder:
+    """The largest budget is used as the smallest."""
+    return answers.arm(model, technique, *overrides, kv_budget=26 if kv_budget > SEQ_LEN // 2 else kv_budget)
+
+
+@pytest.mark.parametrize(
+    ("judged", "broken", "failed"),
+    [
+        (window, "sliding_window", [False, True]),
+        (question, "snapkv", [True, True]),
+        (eight_bits, "kv_int8", [True]),
+    ],
+)
+def test_gates_fail_where_random_tokens_are_kept(model, text, judged, broken, failed):
+    lab = Lab(model, text, n_items=N_ITEMS, arm=partial(random_for, broken))
+    assert [not found.passed for found in judged(lab)] == failed
+
+
+def test_a_scorer_that_beats_the_oracle_fails(model, text):
+    judged = oracle(Lab(model, text, n_items=12, arm=foolish_oracle))
+    assert judged and not any(found.passed for found in judged)
+
+
+def test_a_budget_that_hurts_fails(model, text):
+    passed = [found.passed for found in budgets(Lab(model, text, n_items=N_ITEMS, arm=wasted_budget))]
+    assert passed == [True, True, True, False]
+
+
+def test_planted_structure_tells_techniques_apart(model, text):
+    """And where both are the same technique, it does not."""
+    for arm, passed in ((answers.arm, True), (lambda model, *_, **how: answers.arm(model, "full"), False)):
+        assert [found.passed for found in structure.outliers(Lab(model, text, N_ITEMS, arm))] == [passed, passed]
+
+
+def test_without_a_sink_a_window_is_as_good_as_sinks(model, text, monkeypatch):
+    monkeypatch.setattr(structure, "N_STREAMS", 8)
+    monkeypatch.setattr(structure, "N_SCORED", 64)
+    (planted_,) = structure.sinks(Lab(model, text))
+    monkeypatch.setattr(structure.planted, "attention_sink", lambda model, sink_id: model)
+    (plain,) = structure.sinks(Lab(model, text))
+    assert planted_.passed and not plain.passed
+
+
+def test_losses_within_chance_pass_and_a_real_one_does_not():
+    chance, loss = torch.tensor([1.0, -1.0] * 20), -torch.ones(40)
+    judged = family({"chance": chance, "loss": loss})
+    assert [(found.name, found.passed) for found in judged] == [("chance", True), ("loss", False)]
+
+
+def test_needles_at_a_depth_lie_there(model, text):
+    lab = Lab(model, text, n_items=20)
+    for depth in (0.1, 0.9):
+        assert (lab.needles_at(depth).depth - depth).abs().max() < 0.06

@@ -1,4 +1,4 @@
-"""What stands around the results: machines, grid, configurations, gates, and what was not measured."""
+"""What stands around the results: machines, grid, configurations, and what was not measured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.judgement import Gate
 from pipeline.report import quantities as q
 from pipeline.report.evidence import Row, group, label
 from pipeline.report.tables import STATUS, Table, where
@@ -133,22 +132,5 @@ def not_measured(rows: Iterable[Row], reports_dir: Path) -> Table:
         ]
         for row in rows
         if row.record.status != "ok"
-    ]
-    return Table(columns, lines)
-
-
-def gates(found: Sequence[Gate]) -> Table:
-    """What the trained model has to reach, as `pipeline.gates` wrote it."""
-    columns = [("Requirement", "l"), ("Tokens", "r"), ("Measured", "r"), ("At least", "r"), ("n", "r"), ("", "l")]
-    lines = [
-        [
-            f"{q.task(gate.name)} ({gate.unit})",
-            q.count(gate.seq_len),
-            q.decimal(gate.value, 3),
-            q.decimal(gate.bound),
-            q.count(gate.n),
-            "passed" if gate.passed else "**not passed**",
-        ]
-        for gate in found
     ]
     return Table(columns, lines)

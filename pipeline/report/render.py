@@ -16,6 +16,7 @@ from pipeline.report import (
     drawing,
     evidence,
     figures,
+    judged,
     ranking,
     sentences,
     study,
@@ -193,7 +194,7 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
     """Raises ValueError where a record or the gates file is corrupt or there are no records."""
     found, plan = evidence.load(results_dir), bars.load()
     rows = [row for row in found if not benchmarks.is_benchmark(row)]
-    judged = judgement.read(results_dir)
+    written = judgement.read(results_dir)
     renderer = Renderer(rows, reports_dir)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -215,7 +216,9 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
         benchmark=benchmarks.summary(found, plan),
         bars_at=benchmarks.where(plan),
         study=renderer.study(),
-        gates=context.gates(judged.gates) if judged else None,
+        gates=judged.gates(written.gates) if written else None,
+        kept=judged.kept(written.kept) if written else [],
+        why_recalled=judged.explanation(written.kept) if written else [],
         not_measured=context.not_measured(failed, reports_dir) if failed else None,
     )
     return {REPORT: text.encode(), **renderer.files, **benchmarks.render(found, environment, reports_dir, plan)}

@@ -62,7 +62,10 @@ def test_check_passes_where_everything_passed(tmp_path):
 
 @pytest.mark.parametrize(
     ("passed", "status", "named"),
-    [(False, "ok", "gate single_needle at 512"), (True, "error", "cell token/full/tiny-none-ours-standard-t512")],
+    [
+        (False, "ok", "gate single_needle at 512 tokens: 0.500, not at least 0.4"),
+        (True, "error", "cell token/full/tiny-none-ours-standard-t512"),
+    ],
 )
 def test_check_fails_and_names_what_failed(tmp_path, capsys, passed, status, named):
     written(tmp_path, passed=passed, status=status)
@@ -99,7 +102,8 @@ def test_check_without_measured_gates_is_refused(tmp_path):
 @pytest.mark.slow
 def test_the_committed_model_passes_every_gate(tmp_path):
     judged = gates.measure(tmp_path)
-    assert all(gate.passed and gate.n >= 200 for gate in judged), judged
+    assert all(gate.passed for gate in judged), judged
+    assert all(gate.n >= 200 for gate in judged if "a model with a sink" not in gate.name)  # there, streams of text
     content = json.loads((tmp_path / FILE_NAME).read_text())
     assert content["weights_sha256"] == models.file_sha256(models.folder_of("models/tiny") / models.WEIGHTS)
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from pipeline.judgement import Gate
 from pipeline.report import context, evidence, tables
 from pipeline.report import quantities as q
 from tests.pipeline.report import factory
@@ -93,13 +92,6 @@ def test_configuration_names_the_parts_of_every_axis(tmp_path: Path) -> None:
         ["allocation", "`UniformAllocation`"],
         ["budget", "25 %"],
     ]
-
-
-def test_a_gate_that_was_missed_stands_out() -> None:
-    missed = Gate(name="multi_key_8", unit="accuracy", seq_len=512, value=0.91, bound=0.93, n=200, passed=False)
-    lines = context.gates([missed, missed.model_copy(update={"passed": True})]).rows
-    assert [line[-1] for line in lines] == ["**not passed**", "passed"]
-    assert list(lines[0][:5]) == ["multi key 8 (accuracy)", "512", "0.910", "0.93", "200"]
 
 
 def test_units_change_with_the_size() -> None:

@@ -86,8 +86,8 @@ def build_cache(
 
     `kv_budget`: tokens per KV head, mean over layers; None keeps all. `headroom`: tokens that may follow a prompt
     before storage is allocated anew. Raises ValueError for parts that do not go together, a budget that the protected
-    tokens alone would fill, a model whose layers cannot be held in slots, and one that was not calibrated where the encoding
-    needs it.
+    tokens alone would fill, a model whose layers cannot be held in slots, and one that was not calibrated where the
+    encoding asks for it.
     """
     if isinstance(placement, Recompute):
         if kv_budget is not None:

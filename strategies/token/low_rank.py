@@ -148,7 +148,7 @@ class LowRankStorage:
         rows = query.reshape(query.shape[0], self.key_basis.shape[0], -1, query.shape[3])
         folded = _onto(rows, self.key_basis).reshape(*query.shape[:3], -1)
         latent = self.latents.attend(folded, n_held, mask, scaling=scaling, softcap=softcap)
-        return _back(latent.view(*rows.shape[:3], -1), self.value_basis).reshape(query.shape)
+        return _back(latent.reshape(*rows.shape[:3], -1), self.value_basis).reshape(query.shape)
 
     def attend_observed(
         self, query: Tensor, n_held: int, mask: Tensor | None, *, scaling: float, softcap: float | None

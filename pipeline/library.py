@@ -14,11 +14,12 @@ def build_cache(technique: str, model: Any, *overrides: str, kv_budget: int | No
     It is a `strategies.cache.SlotCache`, or for a technique of another package that package's own with the same
     `attached`, `bytes_held` and `bytes_logical`. `overrides` change its parts as on the command line
     (`strategy.scorer.n_sinks=8`, `strategy/scorer=random`). `kv_budget`: tokens per KV head, needed by whatever evicts.
-    `headroom`: tokens that may follow a prompt before storage is allocated anew.
+    `headroom`: tokens that may follow a prompt before storage is allocated anew. `low_rank_kv` first wants
+    `strategies.calibration.calibrate(model, ids)`, with some thousand tokens [B, T] of your own kind of text.
 
-    Raises ValueError for an unknown technique, a budget that is missing or means nothing, and a technique that holds
-    nothing; ImportError for a package that is missing or does not fit, NotImplementedError for a device that is not
-    there; Hydra's own errors for an override that cannot be.
+    Raises ValueError for an unknown technique, a budget that is missing or means nothing, a technique that holds
+    nothing, and a model that was not calibrated where that is needed; ImportError for a package that is missing or does
+    not fit, NotImplementedError for a device that is not there; Hydra's own errors for an override that cannot be.
     """
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate

@@ -20,7 +20,17 @@ from strategies.token.dense import DenseStorage
 from strategies.token.drop import Drop
 from strategies.token.every_step import EveryStep
 from strategies.token.oracle import foresees, future_attention
-from strategies.token.parts import Allocation, Encoding, HeadAllocation, OnEvict, Placement, Schedule, Scorer, Sharing
+from strategies.token.parts import (
+    Allocation,
+    Calibrated,
+    Encoding,
+    HeadAllocation,
+    OnEvict,
+    Placement,
+    Schedule,
+    Scorer,
+    Sharing,
+)
 from strategies.token.recency import RecencyScorer
 from strategies.token.recompute import Recompute
 
@@ -86,7 +96,8 @@ def build_cache(
 
     `kv_budget`: tokens per KV head, mean over layers; None keeps all. `headroom`: tokens that may follow a prompt
     before storage is allocated anew. Raises ValueError for parts that do not go together, a budget that the protected
-    tokens alone would fill, and a model whose layers cannot be held in slots.
+    tokens alone would fill, a model whose layers cannot be held in slots, and one that was not calibrated where the
+    encoding asks for it.
     """
     if isinstance(placement, Recompute):
         if kv_budget is not None:
@@ -99,7 +110,8 @@ def build_cache(
     stock = DynamicCache(config=model.config).layers
     windows = [_native_window(layer, model) for layer in stock]
     rotation = rotation_of(model) if scorer.in_cache_positions else None
-    storages = sharing(placement.storages([encoding] * len(stock)), len(stock))
+    per_layer = encoding.of_layers(model, len(stock)) if isinstance(encoding, Calibrated) else [encoding] * len(stock)
+    storages = sharing(placement.storages(per_layer), len(stock))
     dense = Contiguous().storages([DenseStorage] * len(stock))
     # A window of the model's own takes slots that can be replaced, and tokens of this layer alone.
     windowed = encoding(Contiguous()).overwrites and sharing.may_evict

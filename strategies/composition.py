@@ -22,6 +22,9 @@ def require_composable(
     if getattr(scorer, "prompt_only", False) and not schedule.decides_once:
         raise ValueError(f"{_name('scorer', scorer)} judges a whole prompt, but {when} evicts later too; "
                          "valid: schedule=at_prefill, or another scorer")  # fmt: skip
+    if getattr(storage, "by_position", False) and not isinstance(schedule, Never):
+        raise ValueError(f"{_name('encoding', storage)}(pre_rope=True) turns keys by the slots they lie in, but {when} "
+                         "evicts; valid: schedule=never, or pre_rope=False")  # fmt: skip
     if not storage.overwrites and not schedule.decides_once:
         raise ValueError(f"{_name('encoding', storage)} codes neighbours together, but {when} replaces single tokens; "
                          "valid: schedule=at_prefill or never, or another encoding")  # fmt: skip

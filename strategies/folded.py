@@ -34,4 +34,4 @@ def folded_attention(
     if mask is not None:
         score = score.masked_fill(~mask, float("-inf"))
     weight = score.softmax(-1)
-    return held.weighted(weight, n_held).to(query.dtype).view(query.shape), weight.sum(2)
+    return held.weighted(weight, n_held).to(query.dtype).reshape(query.shape), weight.sum(2)

@@ -26,10 +26,15 @@ class Rotation:
         return turning.clone(), torch.cat([-second, first], dim=-1)
 
     def __call__(self, prepared: tuple[Tensor, Tensor], shift: Tensor) -> Tensor:
-        """The turning part [..., R] of the keys, `shift` [] positions later."""
+        """The turning part [..., R] of the keys, `shift` [] or [N, 1] positions later."""
         turning, quarter = prepared
         angle = (shift * self.frequency).to(turning.dtype)
         return torch.addcmul(turning * angle.cos(), quarter, angle.sin())
+
+    def turned(self, key: Tensor, shift: Tensor) -> Tensor:
+        """key [..., N, D], each token `shift` [N] positions later; what does not turn stays."""
+        turning = self(self.prepare(key), shift[:, None]).to(key.dtype)
+        return torch.cat([turning, key[..., turning.shape[-1] :]], dim=-1)
 
 
 def rotation_of(model: PreTrainedModel) -> Rotation | None:

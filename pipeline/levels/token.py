@@ -14,9 +14,9 @@ from hydra.utils import instantiate
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline import baseline, hardware, models, quality, timing
+from pipeline import baseline, calibration, hardware, models, quality, timing
 from pipeline.checks import check_positions
-from pipeline.config import Experiment
+from pipeline.config import Experiment, Model
 from pipeline.decoding import Decoder
 from pipeline.fingerprint import baseline_key, digest
 from pipeline.memory import (
@@ -249,12 +249,13 @@ class Bench:
 def _arms(model: PreTrainedModel, cell: Cell, experiment: Experiment) -> quality.Arms:
     technique, full = (instantiate(experiment.resolved[arm]["cache"]) for arm in ("strategy", "baseline"))
     return quality.Arms(
-        technique=partial(_new_decoder, model, technique, cell.kv_budget),
-        full=partial(_new_decoder, model, full, None),
+        technique=partial(_new_decoder, model, experiment.model, technique, cell.kv_budget),
+        full=partial(_new_decoder, model, experiment.model, full, None),
     )
 
 
-def _new_decoder(model: Any, build: Any, kv_budget: int | None, headroom: int) -> Decoder:
+def _new_decoder(model: Any, spec: Model, build: Any, kv_budget: int | None, headroom: int) -> Decoder:
+    calibration.ensure(build, model, spec)
     return Decoder(model, build(model=model, kv_budget=kv_budget, headroom=headroom))
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import CacheLayerMixin
 
-from strategies.attention import attached, causal_attention
+from strategies.attention import attached
 from strategies.observed import attention_received
+from strategies.scout import Scout
 
 if TYPE_CHECKING:
     from strategies.cache import SlotCache
@@ -49,7 +50,7 @@ def foresees(scorer: object) -> bool:
 def future_attention(model: PreTrainedModel, cache: SlotCache, ids: Tensor, n_prompt: int) -> list[Tensor]:
     """Of each layer that foresees: what each of the first n_prompt of `ids` [B, T] receives from the rest [B, H, N]."""
     layers: list[Any] = [
-        Scout(n_prompt)
+        Scout(partial(_received, n_prompt=n_prompt))
         if foresees(getattr(getattr(layer, "retention", None), "scorer", None))
         else copy.deepcopy(layer)
         for layer in cache.layers
@@ -57,36 +58,10 @@ def future_attention(model: PreTrainedModel, cache: SlotCache, ids: Tensor, n_pr
     scouts = type(cache)(layers=layers)
     with attached(model, scouts):
         model(input_ids=ids, past_key_values=scouts, logits_to_keep=1, **scouts.attention_kwargs)
-    return [layer.received for layer in layers if isinstance(layer, Scout)]
+    return [layer.seen for layer in layers if isinstance(layer, Scout)]
 
 
-class Scout(CacheLayerMixin):
-    """Attends to a whole text as without a cache, and remembers who looked back at the prompt; holds no tokens."""
-
-    is_sliding = False
-    supports_early_init = False
-
-    def __init__(self, n_prompt: int) -> None:
-        super().__init__()
-        self.n_prompt = n_prompt
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return key_states, value_states
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, **how: Any) -> Tensor:
-        later = torch.arange(self.n_prompt, key.shape[2], device=key.device)
-        received = attention_received(query[:, :, self.n_prompt :], key, later, None, **how)
-        self.received = received[..., : self.n_prompt]
-        return causal_attention(query, key, value, **how)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return query_length, 0
-
-    def get_seq_length(self) -> int:
-        return 0
-
-    def get_max_length(self) -> int:
-        return -1
+def _received(query: Tensor, key: Tensor, value: Tensor, *, n_prompt: int, **how: Any) -> Tensor:
+    """What the first `n_prompt` keys receive from all later queries [B, H, n_prompt]."""
+    later = torch.arange(n_prompt, key.shape[2], device=key.device)
+    return attention_received(query[:, :, n_prompt:], key, later, None, **how)[..., :n_prompt]

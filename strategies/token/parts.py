@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 
 class Scorer(Protocol):
@@ -176,6 +177,21 @@ class Storage(Protocol):
 
 
 Encoding = Callable[[Room], Storage]  # given where its tensors come from
+
+
+@runtime_checkable
+class Calibrated(Protocol):
+    """An encoding that differs between layers, by what `strategies.calibration` found out about the model."""
+
+    def __call__(self, room: Room) -> Storage:
+        """An empty storage of no layer, which is only asked what it can do."""
+        ...
+
+    def of_layers(self, model: PreTrainedModel, n_layers: int) -> list[Encoding]:
+        """Raises ValueError for a model that was not calibrated."""
+        ...
+
+
 Storages = Callable[[int], Storage]  # an empty storage for a layer of the model, by its index
 
 

@@ -99,7 +99,9 @@ def build_cache(
     stock = DynamicCache(config=model.config).layers
     windows = [_native_window(layer, model) for layer in stock]
     rotation = rotation_of(model) if scorer.in_cache_positions else None
-    storages = sharing(placement.storages([encoding] * len(stock)), len(stock))
+    storages = sharing(
+        placement.storages([encoding] * len(stock)), [i for i, window in enumerate(windows) if window == 0]
+    )
     dense = Contiguous().storages([DenseStorage] * len(stock))
     # A window of the model's own takes slots that can be replaced, and tokens of this layer alone.
     windowed = encoding(Contiguous()).overwrites and sharing.may_evict

@@ -35,7 +35,7 @@ class MiniCache:
         upper_half = layers[len(layers) // 2 :]
         if len(upper_half) % 2:
             raise ValueError(f"sharing=MiniCache: the upper half of {len(layers)} layers that hold all tokens has "
-                             f"{len(upper_half)}, which makes no pairs; valid: an even number there, or sharing=none")  # fmt: skip
+                             f"{len(upper_half)}, which makes no pairs; valid: an even number, or sharing=none")  # fmt: skip
         lower_of = dict(zip(upper_half[1::2], upper_half[::2], strict=True))
         waiting: dict[int, LowerLayer] = {}
 

@@ -34,8 +34,9 @@ class MiniCache:
         """Raises ValueError where the upper half of the layers cannot be paired."""
         upper_half = layers[len(layers) // 2 :]
         if len(upper_half) % 2:
-            raise ValueError(f"sharing=MiniCache: the upper half of {len(layers)} layers that hold all tokens has "
-                             f"{len(upper_half)}, which makes no pairs; valid: an even number, or sharing=none")  # fmt: skip
+            raise ValueError(f"sharing=MiniCache: of {len(layers)} layers that hold all tokens the upper half has "
+                             f"{len(upper_half)}, which makes no pairs; "
+                             "valid: an even number, or sharing=none")  # fmt: skip
         lower_of = dict(zip(upper_half[1::2], upper_half[::2], strict=True))
         waiting: dict[int, LowerLayer] = {}
 

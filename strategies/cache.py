@@ -111,7 +111,7 @@ def build_cache(
     windows = [_native_window(layer, model) for layer in stock]
     rotation = rotation_of(model) if scorer.in_cache_positions else None
     per_layer = encoding.of_layers(model, len(stock)) if isinstance(encoding, Calibrated) else [encoding] * len(stock)
-    storages = sharing(placement.storages(per_layer), len(stock))
+    storages = sharing(placement.storages(per_layer), [i for i, window in enumerate(windows) if window == 0])
     dense = Contiguous().storages([DenseStorage] * len(stock))
     # A window of the model's own takes slots that can be replaced, and tokens of this layer alone.
     windowed = encoding(Contiguous()).overwrites and sharing.may_evict

@@ -28,7 +28,7 @@ class DenseStorage:
 
     def bytes_of(self, n_held: int) -> int:
         """Bytes that `n_held` tokens take: every batch row and KV head, key and value."""
-        return n_held * (self.keys[:, :, 0].nbytes + self.values[:, :, 0].nbytes)
+        return self.keys[:, :, :n_held].nbytes + self.values[:, :, :n_held].nbytes
 
     def load(self, key: Tensor, value: Tensor, capacity: int) -> None:
         """Hold exactly these tokens, with room for `capacity`; an allocation of that size is used again."""
@@ -41,8 +41,8 @@ class DenseStorage:
         self.values[:, :, :n_tokens] = value
 
     def append(self, n_held: int, key: Tensor, value: Tensor) -> None:
-        self.keys[:, :, n_held : n_held + 1] = key
-        self.values[:, :, n_held : n_held + 1] = value
+        self.keys[:, :, n_held : n_held + key.shape[2]] = key
+        self.values[:, :, n_held : n_held + key.shape[2]] = value
 
     def replace(self, slot: Tensor, key: Tensor, value: Tensor) -> None:
         """Overwrite one slot per row and head with the new token."""
@@ -77,12 +77,12 @@ class DenseStorage:
         return observed_attention(query, key, value, mask, scaling=scaling, softcap=softcap)
 
     def products(self, rows: Tensor, n_held: int) -> Tensor:
-        """rows [B, H, G, D] with every held key → [B, H, G, N]."""
-        return rows @ self.keys[:, :, :n_held].to(rows.dtype).transpose(-1, -2)
+        """rows [B, H, G, D] with every held key → [B, H, G, N]; multiplied in the numbers that are held."""
+        return (rows.to(self.keys.dtype) @ self.keys[:, :, :n_held].transpose(-1, -2)).to(rows.dtype)
 
     def weighted(self, weight: Tensor, n_held: int) -> Tensor:
         """Sum of the held values by weight [B, H, G, N] → [B, H, G, D]."""
-        return weight @ self.values[:, :, :n_held].to(weight.dtype)
+        return (weight.to(self.values.dtype) @ self.values[:, :, :n_held]).to(weight.dtype)
 
     def reorder(self, beam_idx: Tensor) -> None:
         self.keys = self.keys.index_select(0, beam_idx)

@@ -229,6 +229,9 @@ class Sharing(Protocol):
         """Whether layers may keep different tokens."""
         ...
 
-    def __call__(self, storages: Storages, n_layers: int) -> Storages:
-        """The storages of one cache, some of which may lean on others. Lower layers are made and written first."""
+    def __call__(self, storages: Storages, layers: Sequence[int]) -> Storages:
+        """The storages of one cache, some of which may lean on others. Lower layers are made and written first.
+
+        layers: those, in ascending order, that hold no window of the model's own.
+        """
         ...

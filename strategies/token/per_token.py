@@ -36,8 +36,7 @@ class PerTokenStorage:
         return self.codes[0].shape[-1]
 
     def bytes_of(self, n_held: int) -> int:
-        of_one = sum(tensor[..., 0].nbytes for tensor in (*self.codes, *self.scales))
-        return n_held * of_one
+        return sum(tensor[..., :n_held].nbytes for tensor in (*self.codes, *self.scales))
 
     def load(self, key: Tensor, value: Tensor, capacity: int) -> None:
         """Hold exactly these tokens [B, H, n, D], with room for `capacity`; room of that size is used again."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from strategies.token.parts import Storages
 
 
 class Unshared:
     may_evict = True
 
-    def __call__(self, storages: Storages, n_layers: int) -> Storages:
+    def __call__(self, storages: Storages, layers: Sequence[int]) -> Storages:
         return storages

@@ -26,6 +26,7 @@ REFUSED = [
     ("scorer=OracleScorer", "schedule="),
     ("encoding=KiviStorage", "schedule="),
     ("allocation=AdaptiveAllocation", "schedule="),
+    ("sharing=MiniCache", "schedule="),
 ]
 N_SHARES = 8
 

@@ -12,9 +12,10 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidi
 
 from strategies.attention import attached
 from strategies.composition import require_composable
-from strategies.layer import SlotLayer, tensor_bytes
+from strategies.layer import SlotLayer
 from strategies.retention import Retention
 from strategies.rope import rotation_of
+from strategies.tensors import offloaded_bytes, tensor_bytes
 from strategies.token.contiguous import Contiguous
 from strategies.token.dense import DenseStorage
 from strategies.token.drop import Drop
@@ -62,8 +63,13 @@ class SlotCache(Cache):
 
     @property
     def bytes_held(self) -> int:
-        """Bytes that are allocated for it, all layers and batch rows."""
+        """Bytes that are allocated for it on the model's device, all layers and batch rows."""
         return tensor_bytes(*self.layers)
+
+    @property
+    def bytes_offloaded(self) -> int:
+        """Bytes that are allocated for it elsewhere, in the host's memory or a file; 0 but for `placement=offload`."""
+        return offloaded_bytes(*self.layers)
 
     def foresee(self, model: PreTrainedModel, ids: Tensor, n_prompt: int) -> None:
         """Show a scorer that asks for it what follows a prompt: `ids` [B, T] whose first `n_prompt` are the prompt.

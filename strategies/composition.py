@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from strategies.token.contiguous import Contiguous
+from strategies.token.drop import Drop
 from strategies.token.never import Never
+from strategies.token.offload import Offload
 from strategies.token.parts import Allocation, Encoding, HeadAllocation, OnEvict, Placement, Schedule, Scorer, Sharing
 
 
@@ -31,6 +33,14 @@ def require_composable(
     if isinstance(allocation, HeadAllocation) and not schedule.decides_once:
         raise ValueError(f"{_name('allocation', allocation)} is shared out once, but {when} replaces single tokens; "
                          "valid: schedule=at_prefill or never, or another allocation")  # fmt: skip
+    if isinstance(allocation, HeadAllocation) and not isinstance(on_evict, Drop):
+        raise ValueError(f"{_name('allocation', allocation)} leaves heads of different lengths, but "
+                         f"{_name('on_evict', on_evict)} needs as many neighbours for each; "
+                         "valid: on_evict=drop, or another allocation")  # fmt: skip
+    if isinstance(allocation, HeadAllocation) and isinstance(placement, Offload):
+        raise ValueError(f"{_name('allocation', allocation)} holds every head on its own, but "
+                         f"{_name('placement', placement)} moves whole layers; "
+                         "valid: placement=contiguous, or another allocation")  # fmt: skip
     if not sharing.may_evict and not isinstance(schedule, Never):
         raise ValueError(f"{_name('sharing', sharing)} needs the same tokens in its layers, but {when} evicts; "
                          "valid: schedule=never, or sharing=none")  # fmt: skip

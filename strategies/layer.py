@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers.cache_utils import CacheLayerMixin
 
 from strategies.attention import causal_attention, grouped_attention, visible
@@ -22,6 +21,7 @@ from strategies.observed import attention_received
 from strategies.ragged import NOBODY, RaggedStorage, aligned
 from strategies.retention import Retention
 from strategies.rope import Rotation
+from strategies.tensors import offloaded_bytes, tensor_bytes
 from strategies.token.parts import Storages
 
 
@@ -127,7 +127,7 @@ class SlotLayer(CacheLayerMixin):
 
     def _replace(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor) -> None:
         slot = self.retention.ranked(self.scores, self.positions, newest=position).argmin(-1, keepdim=True)
-        self.memory = self.retention.on_evict.replace(self.storage, self.n_held, slot, self.memory)
+        self.memory = self.retention.on_evict.replace(self.storage, self.n_held, slot, key, self.memory)
         self.storage.replace(slot, key, value)
         self.positions.scatter_(-1, slot, position.expand_as(slot).int())
         self.scores.scatter_(-1, slot, score.expand_as(slot))
@@ -247,8 +247,13 @@ class SlotLayer(CacheLayerMixin):
 
     @property
     def bytes_held(self) -> int:
-        """Bytes that are allocated: kept tokens, room for the next ones, positions, scores, sinks."""
+        """Bytes that are allocated on the model's device: kept tokens, room for more, positions, scores, sinks."""
         return tensor_bytes(self) if self.is_initialized else 0
+
+    @property
+    def bytes_offloaded(self) -> int:
+        """Bytes that are allocated elsewhere, by a placement that says so."""
+        return offloaded_bytes(self) if self.is_initialized else 0
 
     def get_seq_length(self) -> int:
         """Tokens seen, not tokens held: the next token's position. Waits for the device."""
@@ -284,25 +289,3 @@ def _with_room(tokens: Tensor, capacity: int) -> Tensor:
     roomy = tokens.new_empty((*tokens.shape[:2], capacity))
     roomy[..., : tokens.shape[-1]] = tokens
     return roomy
-
-
-def tensor_bytes(*holders: Any) -> int:
-    """Bytes behind the tensors that attributes hold, also in our own parts among them; each once, whoever holds it."""
-    found: dict[int, int] = {}
-    known: set[int] = set()
-    waiting = [held for holder in holders for held in vars(holder).values()]
-    while waiting:
-        item = waiting.pop()
-        if is_traceable_wrapper_subclass(item):  # a quantised tensor, say: its bytes are those of its parts
-            waiting += [getattr(item, name) for name in item.__tensor_flatten__()[0]]
-        elif isinstance(item, Tensor):
-            storage = item.untyped_storage()
-            found[storage._cdata] = storage.nbytes()  # on the meta device all addresses are the same
-        elif isinstance(item, dict):
-            waiting += item.values()
-        elif isinstance(item, list | tuple):
-            waiting += item
-        elif hasattr(item, "bytes_of") and id(item) not in known:
-            known.add(id(item))
-            waiting += vars(item).values()
-    return sum(found.values())

@@ -54,7 +54,7 @@ def attention_received(
     grouped = query.unflatten(1, (n_kv_heads, -1))
     n_group, n_queries = grouped.shape[2:4]
     received = torch.zeros_like(position, dtype=torch.promote_types(key.dtype, torch.float32))
-    n_weights = max(_AT_ONCE.get(key.device.type, _AT_ONCE["cuda"]) // (n_group * n_tokens), 1)
+    n_weights = max(weights_at_once(key.device) // (n_group * n_tokens), 1)
     n_heads = min(max(n_weights // _QUERIES, 1), n_kv_heads)
     for row, first in product(range(batch), range(0, n_kv_heads, n_heads)):
         heads = slice(first, first + n_heads)
@@ -68,6 +68,10 @@ def attention_received(
             score[..., n_keys - n_hiding :].masked_fill_(hidden, float("-inf"))
             received[row, heads, :n_keys] += score.softmax(-1, dtype=received.dtype).sum((1, 2))
     return received
+
+
+def weights_at_once(device: torch.device) -> int:
+    return _AT_ONCE.get(device.type, _AT_ONCE["cuda"])
 
 
 def _scores(rows: Tensor, key: Tensor, scaling: float, softcap: float | None) -> Tensor:

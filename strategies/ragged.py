@@ -52,6 +52,12 @@ class RaggedStorage:
     def replace(self, slot: Tensor, key: Tensor, value: Tensor) -> None:
         raise NotImplementedError("heads share out their tokens once; see `overwrites`")
 
+    def at(self, slot: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("heads share out their tokens once; see `overwrites`")
+
+    def write_value(self, slot: Tensor, value: Tensor) -> None:
+        raise NotImplementedError("heads share out their tokens once; see `overwrites`")
+
     def place_first(self, key: Tensor) -> None:
         raise NotImplementedError("heads share out their tokens once; see `overwrites`")
 

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from strategies.layer import tensor_bytes
+from strategies.tensors import tensor_bytes
 
 
 class StockAttention:

@@ -54,6 +54,14 @@ class DenseStorage:
             self.keys.scatter_(2, index, key)
             self.values.scatter_(2, index, value)
 
+    def at(self, slot: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values [B, H, 1, D] in slots [B, H, 1]."""
+        index = slot[..., None].expand(-1, -1, -1, self.keys.shape[3])
+        return self.keys.gather(2, index), self.values.gather(2, index)
+
+    def write_value(self, slot: Tensor, value: Tensor) -> None:
+        self.values.scatter_(2, slot[..., None].expand_as(value), value)
+
     def place_first(self, key: Tensor) -> None:
         """Overwrite the first R dimensions of the first s keys, where the sinks lie; key [B, H, s, R]."""
         self.keys[:, :, : key.shape[2], : key.shape[3]] = key

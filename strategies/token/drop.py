@@ -15,5 +15,5 @@ class Drop:
         index = kept[..., None].expand(*key.shape[:2], -1, key.shape[3])
         return key.gather(2, index), value.gather(2, index), None
 
-    def replace(self, storage: Storage, n_held: int, slot: Tensor, memory: Tensor | None) -> None:
+    def replace(self, storage: Storage, n_held: int, slot: Tensor, key: Tensor, memory: Tensor | None) -> None:
         """Nothing to do before the overwrite."""

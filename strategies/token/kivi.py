@@ -73,6 +73,12 @@ class KiviStorage:
     def replace(self, slot: Tensor, key: Tensor, value: Tensor) -> None:
         raise NotImplementedError("the scale of a group is that of its tokens; see `overwrites`")
 
+    def at(self, slot: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("only what replaces single tokens looks at them; see `overwrites`")
+
+    def write_value(self, slot: Tensor, value: Tensor) -> None:
+        raise NotImplementedError("the scale of a group is that of its tokens; see `overwrites`")
+
     def place_first(self, key: Tensor) -> None:
         raise NotImplementedError("the scale of a group is that of its tokens; see `overwrites`")
 

@@ -143,6 +143,14 @@ class Storage(Protocol):
         """Overwrite one slot per row and head with the new token."""
         ...
 
+    def at(self, slot: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values [B, H, 1, D] in slots [B, H, 1], in numbers at least as wide as they are held."""
+        ...
+
+    def write_value(self, slot: Tensor, value: Tensor) -> None:
+        """Overwrite the values alone, in slots [B, H, 1]."""
+        ...
+
     def place_first(self, key: Tensor) -> None:
         """Overwrite the first R dimensions of the first s keys, where the sinks lie; key [B, H, s, R]."""
         ...
@@ -216,8 +224,8 @@ class OnEvict(Protocol):
         """key, value [B, H, N, D] of which the indices `kept` [b, h, K] stay → [B, H, K, D] each, and the memory."""
         ...
 
-    def replace(self, storage: Storage, n_held: int, slot: Tensor, memory: Tensor | None) -> Tensor | None:
-        """Called with the slots [b, h, 1] that are about to be overwritten → the memory."""
+    def replace(self, storage: Storage, n_held: int, slot: Tensor, key: Tensor, memory: Tensor | None) -> Tensor | None:
+        """Called with the slots [b, h, 1] that are about to be overwritten, by tokens with `key` → the memory."""
         ...
 
 

@@ -60,6 +60,19 @@ class PerTokenStorage:
             codes.scatter_(-1, slot[:, :, None].expand_as(code), code)
             scales.scatter_(-1, slot.expand_as(scale), scale)
 
+    def at(self, slot: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values [B, H, 1, D] in slots [B, H, 1], decoded but not rounded."""
+        key, value = (
+            self._numbers(codes.gather(-1, slot[:, :, None].expand(*codes.shape[:3], 1)), scales.gather(-1, slot))
+            for codes, scales in zip(self.codes, self.scales, strict=True)
+        )
+        return key, value
+
+    def write_value(self, slot: Tensor, value: Tensor) -> None:
+        code, scale = self._encode(value)
+        self.codes[1].scatter_(-1, slot[:, :, None].expand_as(code), code)
+        self.scales[1].scatter_(-1, slot, scale)
+
     def place_first(self, key: Tensor) -> None:
         """Overwrite the first R dimensions of the first s keys, where the sinks lie; key [B, H, s, R]."""
         n_first, n_dims = key.shape[2:]
@@ -105,9 +118,12 @@ class PerTokenStorage:
         return pack(((tokens / scale[..., None]).round() + self.middle).transpose(-1, -2), self.bits), scale
 
     def _decode(self, which: int, n: int) -> Tensor:
-        scale = self.scales[which][:, :, None, :n]
-        codes = unpack(self.codes[which][..., :n], self.bits, self.head_dim, scale.dtype)
-        return ((codes - self.middle) * scale).to(self.dtype).transpose(-1, -2)
+        return self._numbers(self.codes[which][..., :n], self.scales[which][..., :n]).to(self.dtype)
+
+    def _numbers(self, codes: Tensor, scale: Tensor) -> Tensor:
+        """Codes [B, H, W, n] and scales [B, H, n] → [B, H, n, D]."""
+        numbers = unpack(codes, self.bits, self.head_dim, scale.dtype) - self.middle
+        return (numbers * scale[:, :, None]).transpose(-1, -2)
 
     def _write(self, coded: list[tuple[Tensor, Tensor]], where: slice) -> None:
         for codes, scales, (code, scale) in zip(self.codes, self.scales, coded, strict=True):

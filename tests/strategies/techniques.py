@@ -26,18 +26,20 @@ def config(technique: str, *overrides: str) -> Any:
     """As published but for `overrides`; what is too large for the models and budget of the tests is made to fit."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         published = compose("config", [f"strategy={technique}", "profile=cpu", *overrides])
-    for axis in ("scorer", "encoding"):
+    for axis in ("scorer", "encoding", "on_evict"):
         if axis in published.strategy:
             fitted(axis, published.strategy[axis])
     return published
 
 
 def fitted(axis: str, part: Any) -> Any:
-    """A part as shipped, but for windows and groups that the models and budget of the tests are too small for."""
+    """A part as shipped, but for what the models and budget of the tests are too small for."""
     if axis == "scorer" and part.get("window_size", 0) >= BUDGET:
         part.window_size = 8
     if axis == "encoding" and "group_size" in part:
         part.group_size, part.n_recent = 4, 8
+    if axis == "on_evict" and "n_first" in part:
+        part.n_first = part.n_last = 0
     return part
 
 

@@ -49,12 +49,12 @@ class Decoder:
 
     @property
     def kv_bytes_offloaded(self) -> int:
-        """Of `kv_bytes_held`, what lies outside the model's device; a cache that moves nothing does not say so."""
+        """What lies outside the model's device, beside `kv_bytes_held`; a cache that moves nothing does not say so."""
         return int(getattr(self.cache, "bytes_offloaded", 0))
 
     def foresee(self, ids_BT: Tensor, n_prompt: int) -> None:
         """Show a cache that asks for it what will follow: `ids_BT` starts with the prompt, which is fed afterwards."""
-        if hasattr(self.cache, "foresee"):
+        if self.cache is not None and hasattr(self.cache, "foresee"):
             self.cache.foresee(self.model, ids_BT, n_prompt)
 
     @torch.inference_mode()

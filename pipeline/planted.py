@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 MARK = 1e-3  # of the sink, in a dimension that no other token has; small enough to leave its norms alone
@@ -28,7 +29,7 @@ def outlier_key_channels(model: PreTrainedModel, scale: float, pair: int) -> Pre
     """
     planted = copy.deepcopy(model)
     for layer in _layers(planted):
-        attention = layer.self_attn
+        attention: Any = layer.self_attn
         for projection, factor in ((attention.k_proj, scale), (attention.q_proj, 1 / scale)):
             heads = projection.weight.view(-1, attention.head_dim, projection.in_features)
             heads[:, [pair, pair + attention.head_dim // 2]] *= factor
@@ -56,7 +57,8 @@ def attention_sink(model: PreTrainedModel, sink_id: int) -> PreTrainedModel:
         "attention_bias": True,
         "rms_norm_eps": config.rms_norm_eps * n_old / n_new,
     })  # fmt: skip
-    planted = LlamaForCausalLM(config).to(model.dtype).eval()
+    planted: Any = LlamaForCausalLM(config)
+    planted.to(model.dtype).eval()
     for parameter in planted.parameters():
         parameter.zero_()
     for name, old in model.named_parameters():
@@ -100,5 +102,5 @@ def _park(attention: Any, n_group: int, sink: Tensor, mark: int) -> None:
     outputs[:, -n_group * size :] = outputs[:, : n_group * size]
 
 
-def _layers(model: Any) -> nn.ModuleList:
+def _layers(model: Any) -> Iterable[Any]:
     return model.model.layers

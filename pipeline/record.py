@@ -74,7 +74,7 @@ class Arm(_Frozen):
     step_s: list[float]  # every decode step, in order
     kv_bytes_held: list[int]  # after every decode step; the first entry is right after prefill
     kv_bytes_logical: int  # bytes of the tokens that are kept, after the last step
-    kv_bytes_offloaded: int  # of those held after the last step, outside the model's device
+    kv_bytes_offloaded: int  # outside the model's device after the last step, beside those held
     peak_memory_bytes: int | None  # the most of step_peak_memory_bytes
     # Weights + the most that tensors took at once: first in prefill, then in each of the counted steps.
     step_peak_memory_bytes: list[int]
@@ -126,7 +126,7 @@ class TaskQuality(_Frozen):
     items: Items
     kv_bytes_held: int  # of one item, after its last token
     kv_bytes_held_full: int
-    kv_bytes_offloaded: int  # of those held
+    kv_bytes_offloaded: int  # outside the model's device, beside those held
     accuracy: float
     accuracy_full: float
     accuracy_difference: Interval  # technique - full; below 0 means worse
@@ -143,7 +143,7 @@ class TextQuality(_Frozen):
     items: Items  # one per stream
     kv_bytes_held: int  # of one stream, after its last token
     kv_bytes_held_full: int
-    kv_bytes_offloaded: int  # of those held
+    kv_bytes_offloaded: int  # outside the model's device, beside those held
     n_context: int  # prompt tokens before the first scored one
     n_tokens: int  # scored tokens, over all streams
     nll: float  # nats per token; perplexity = exp(nll)

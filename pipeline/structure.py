@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pipeline.judgement import Gate
 
-OUTLIER = {"scale": 16.0, "pair": 15}
+OUTLIER_SCALE, OUTLIER_PAIR = 16.0, 15
 N_STREAMS, N_SCORED = 40, 256
 SHARE = 0.25
 
@@ -23,7 +23,7 @@ def judge(lab: Lab) -> list[Gate]:
 
 def outliers(lab: Lab) -> list[Gate]:
     """Where a few channels of the keys are large, one scale for a whole token loses to one scale for each channel."""
-    model, items = planted.outlier_key_channels(lab.model, **OUTLIER), lab.among_others
+    model, items = planted.outlier_key_channels(lab.model, OUTLIER_SCALE, OUTLIER_PAIR), lab.among_others
     full, per_token, per_channel = (
         answers.replies(lab.arm(model, technique), items, "query_agnostic") for technique in ("full", "kv_int4", "kivi")
     )

@@ -5,14 +5,22 @@ Shapes: B batch, Hq query heads, H KV heads, G = Hq / H, N held tokens, D head_d
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
-from strategies.token.parts import Storage
+
+class Foldable(Protocol):
+    """What holds tokens in a form that two products can be made with; see `Storage`."""
+
+    def products(self, rows: Tensor, n_held: int) -> Tensor: ...
+
+    def weighted(self, weight: Tensor, n_held: int) -> Tensor: ...
 
 
 def folded_attention(
-    held: Storage,
+    held: Foldable,
     query: Tensor,
     n_kv_heads: int,
     n_held: int,

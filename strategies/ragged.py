@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from strategies.append_only import AppendOnly
 from strategies.token.parts import Storage
 
 NOBODY = torch.iinfo(torch.int32).max  # the position of what a shorter head lacks: later than any query, so never seen
@@ -24,10 +25,8 @@ def aligned(rank: Tensor, n_held: Tensor) -> Tensor:
     return kept.where(counted, -1).sort(-1).values
 
 
-class RaggedStorage:
+class RaggedStorage(AppendOnly):
     """All heads as if they were equally long, ending together: a head lacks its first `missing` [B][H] tokens."""
-
-    overwrites = False
 
     def __init__(self, new_storage: Callable[[], Storage], missing: Tensor) -> None:
         self.missing: list[list[int]] = missing.tolist()
@@ -48,18 +47,6 @@ class RaggedStorage:
     def append(self, n_held: int, key: Tensor, value: Tensor) -> None:
         for at, head, missing in self._each():
             head.append(n_held - missing, key[at], value[at])
-
-    def replace(self, slot: Tensor, key: Tensor, value: Tensor) -> None:
-        raise NotImplementedError("heads share out their tokens once; see `overwrites`")
-
-    def at(self, slot: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError("heads share out their tokens once; see `overwrites`")
-
-    def write_value(self, slot: Tensor, value: Tensor) -> None:
-        raise NotImplementedError("heads share out their tokens once; see `overwrites`")
-
-    def place_first(self, key: Tensor) -> None:
-        raise NotImplementedError("heads share out their tokens once; see `overwrites`")
 
     def tokens(self, n_held: int) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, n_held, D], zeros where they are missing; not for a decode step."""

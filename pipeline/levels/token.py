@@ -30,6 +30,7 @@ from pipeline.memory import (
     prefill_flop,
 )
 from pipeline.prompts import prompts
+from pipeline.quality import Arms
 from pipeline.record import Cell, Cost, Predicted, Quality
 
 _loaded: dict[tuple[object, ...], models.LoadedModel] = {}  # the last one: a grid stays with one model
@@ -127,7 +128,7 @@ class Bench:
     cell: Cell
     experiment: Experiment
     model: PreTrainedModel
-    arms: quality.Arms
+    arms: Arms
     ceilings: Ceilings
 
     predicted: Predicted
@@ -218,13 +219,13 @@ class Bench:
             streaming = quality.streaming_text(arms, given.streams, given.n_scored, resampling)
         return Quality(text_source=given.text.source, text_sha256=given.text.sha256, tasks=tasks, text=streaming)
 
-    def _with_memory(self) -> quality.Arms:
+    def _with_memory(self) -> Arms:
         """What the full cache said is computed once for all techniques, and for one that is no other not once more."""
         key = baseline_key(self.experiment.resolved, self.cell, hardware.identity())
         resolved = self.experiment.resolved
         same = self.cell.kv_budget is None and resolved["strategy"]["cache"] == resolved["baseline"]["cache"]
         technique = self.arms.full if same else self.arms.technique
-        return quality.Arms(technique, self.arms.full, baseline.BaselineFiles(key, baseline.FOLDER).recall)
+        return Arms(technique, self.arms.full, baseline.BaselineFiles(key, baseline.FOLDER).recall)
 
     def _least_cost_s(self) -> float:
         """One prefill trial of two arms and two decode trials of three."""
@@ -246,9 +247,9 @@ class Bench:
         return torch.randint(vocab_size, (self.cell.batch, n), generator=generator).to(self.cell.device)
 
 
-def _arms(model: PreTrainedModel, cell: Cell, experiment: Experiment) -> quality.Arms:
+def _arms(model: PreTrainedModel, cell: Cell, experiment: Experiment) -> Arms:
     technique, full = (instantiate(experiment.resolved[arm]["cache"]) for arm in ("strategy", "baseline"))
-    return quality.Arms(
+    return Arms(
         technique=partial(_new_decoder, model, experiment.model, technique, cell.kv_budget),
         full=partial(_new_decoder, model, experiment.model, full, None),
     )

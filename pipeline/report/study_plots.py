@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -120,6 +121,10 @@ def _line(
     axes: Axes, curve: Curve, x: Sequence[int], y: Sequence[float], width: float
 ) -> tuple[float, float, str, str]:
     """Draws, and returns what is to be labelled."""
-    marked = {"marker": curve.look.marker, "markersize": 5 + width / 2, "markevery": max(1, len(y) // 8)}
+    marked: dict[str, Any] = {
+        "marker": curve.look.marker,
+        "markersize": 5 + width / 2,
+        "markevery": max(1, len(y) // 8),
+    }
     axes.plot(x, y, color=curve.look.color, linestyle=curve.line, linewidth=width, **marked)
     return float(x[-1]), float(y[-1]), curve.name, curve.look.color

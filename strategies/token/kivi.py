@@ -5,21 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from strategies.append_only import AppendOnly
 from strategies.folded import folded_attention
 from strategies.token.kivi_codes import ChannelCodes, TokenCodes
 from strategies.token.packing import WIDTHS
 from strategies.token.parts import Room
 
 
-class KiviStorage:
+class KiviStorage(AppendOnly):
     """Old tokens in codes, whole groups at a time; the newest n_recent … n_recent + group_size - 1 as they are.
 
     As in the paper, keys share a scale and a zero point between `group_size` tokens of a channel, values between
     `group_size` channels of a token. Where the paper's code lets keys wait for a whole residual of 128 tokens and codes
     one value in every step, here both are coded together, a group at a time. Tokens stay in order.
     """
-
-    overwrites = False
 
     def __init__(self, room: Room, *, bits: int = 4, group_size: int = 32, n_recent: int = 128) -> None:
         if bits not in WIDTHS:
@@ -69,18 +68,6 @@ class KiviStorage:
             self.values.write(n_coded, self.recent[1][:, :, : self.group_size])
             for recent in self.recent:
                 recent[:, :, : self.n_recent] = recent[:, :, self.group_size :].clone()
-
-    def replace(self, slot: Tensor, key: Tensor, value: Tensor) -> None:
-        raise NotImplementedError("the scale of a group is that of its tokens; see `overwrites`")
-
-    def at(self, slot: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError("only what replaces single tokens looks at them; see `overwrites`")
-
-    def write_value(self, slot: Tensor, value: Tensor) -> None:
-        raise NotImplementedError("the scale of a group is that of its tokens; see `overwrites`")
-
-    def place_first(self, key: Tensor) -> None:
-        raise NotImplementedError("the scale of a group is that of its tokens; see `overwrites`")
 
     def tokens(self, n_held: int) -> tuple[Tensor, Tensor]:
         """The held keys and values [B, H, n_held, D], decoded; not for a decode step."""

@@ -53,12 +53,14 @@ class LowRank:
         rotation = rotation_of(model) if self.pre_rope else None
         if self.pre_rope and rotation is None:
             raise ValueError(f"encoding.pre_rope=True: model={name} has no rotary positions; valid: pre_rope=False")
-        return [
-            partial(LowRankStorage, pre_rope=self.pre_rope, bases=self._bases(layer, model), rotation=rotation)
-            if (layer := calibration.get(index))
-            else self
-            for index in range(n_layers)
-        ]
+
+        def encoding(index: int) -> Encoding:
+            if layer := calibration.get(index):
+                bases = self._bases(layer, model)
+                return partial(LowRankStorage, pre_rope=self.pre_rope, bases=bases, rotation=rotation)
+            return self
+
+        return [encoding(index) for index in range(n_layers)]
 
     def _bases(self, layer: LayerCalibration, model: PreTrainedModel) -> tuple[Tensor, Tensor]:
         key = layer.unrotated_key if self.pre_rope else layer.key
@@ -122,6 +124,14 @@ class LowRankStorage:
         whole = self._keys(0, n_first)
         whole[..., :n_dims] = key
         self.latents.place_first(_onto(whole, self.key_basis))
+
+    def at(self, slot: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values [B, H, 1, D] in slots [B, H, 1], rebuilt."""
+        key, value = self.latents.at(slot)
+        return _back(key, self.key_basis), _back(value, self.value_basis)
+
+    def write_value(self, slot: Tensor, value: Tensor) -> None:
+        self.latents.write_value(slot, _onto(value, self.value_basis))
 
     def tokens(self, n_held: int) -> tuple[Tensor, Tensor]:
         """The held keys and values [B, H, n_held, D], rebuilt; not for a decode step."""

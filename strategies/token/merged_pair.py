@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from strategies.append_only import AppendOnly
 from strategies.folded import folded_attention
 from strategies.token.contiguous import Contiguous
 from strategies.token.dense import DenseStorage
@@ -52,30 +53,19 @@ class Shared:
         self.slots.reorder(beam_idx)
 
 
-class LayerOfPair:
+class LayerOfPair(AppendOnly):
     """What either layer has for itself: norms [B, H, M], originals of the retained [B, H, R, D] and the newest."""
-
-    overwrites = False
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         self.norms, self.retained, self.newest = (DenseStorage(Contiguous()) for _ in range(3))
-
-    @property
-    def capacity(self) -> int:
-        return self._capacity
+        self.capacity = 0
 
     def bytes_of(self, n_held: int) -> int:
         """Bytes of this layer's own and half of what is shared, of which keys and values take the same."""
         n_merged = self.shared.n_merged
         own = self.norms.bytes_of(n_merged) + self.retained.bytes_of(self.shared.n_retained)
         return own + self.newest.bytes_of(n_held - n_merged) + self.shared.bytes_of(n_merged) // 2
-
-    def replace(self, slot: Tensor, key: Tensor, value: Tensor) -> None:
-        raise NotImplementedError("both layers of a pair hold the same tokens; see `overwrites`")
-
-    def place_first(self, key: Tensor) -> None:
-        raise NotImplementedError("both layers of a pair hold the same tokens; see `overwrites`")
 
     def tokens(self, n_held: int) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, n_held, D], rebuilt; not for a decode step. Merged again they hardly change."""
@@ -183,7 +173,7 @@ class UpperLayer(LayerOfPair):
         for layer, norms, originals, all_tokens in zip(
             (self.lower, self), tokens.norms, tokens.originals, (lower, (key, value)), strict=True
         ):
-            layer._capacity = capacity
+            layer.capacity = capacity
             layer.norms.load(*norms, most)
             layer.retained.load(*originals, room)
             layer.newest.load(*_at(all_tokens, waiting), min(block_size, capacity - n_new))
@@ -205,7 +195,7 @@ class UpperLayer(LayerOfPair):
     def reorder(self, beam_idx: Tensor) -> None:
         super().reorder(beam_idx)
         self.shared.reorder(beam_idx)
-        self.least = tuple(least.index_select(0, beam_idx) for least in self.least)
+        self.least = self.least[0].index_select(0, beam_idx), self.least[1].index_select(0, beam_idx)
 
 
 def _row(held: Tensor, n: int) -> Tensor:

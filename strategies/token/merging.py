@@ -48,8 +48,8 @@ class Merging:
                 counts = [(angle >= bound).sum(-1) for angle, bound in zip(angles, least, strict=True)]
                 n_retained = int(torch.stack(counts).max()) if n_retained else 0
         held = [
-            _held(*tokens, *arc[:2], arc[2].topk(n_retained, dim=-1), bound)
-            for *tokens, arc, bound in zip(lower, upper, arcs, least, strict=True)
+            _held(low, high, direction, norms, angle.topk(n_retained, dim=-1), bound)
+            for low, high, (direction, norms, angle), bound in zip(lower, upper, arcs, least, strict=True)
         ]
         directions, slots, *own = ((key, value) for key, value in zip(*held, strict=True))
         return MergedTokens(directions, slots, (own[0], own[1]), (own[2], own[3])), least

@@ -6,7 +6,17 @@ from strategies.token.contiguous import Contiguous
 from strategies.token.drop import Drop
 from strategies.token.never import Never
 from strategies.token.offload import Offload
-from strategies.token.parts import Allocation, Encoding, HeadAllocation, OnEvict, Placement, Schedule, Scorer, Sharing
+from strategies.token.parts import (
+    Allocation,
+    Calibrated,
+    Encoding,
+    HeadAllocation,
+    OnEvict,
+    Placement,
+    Schedule,
+    Scorer,
+    Sharing,
+)
 
 
 def require_composable(
@@ -41,6 +51,13 @@ def require_composable(
         raise ValueError(f"{_name('allocation', allocation)} holds every head on its own, but "
                          f"{_name('placement', placement)} moves whole layers; "
                          "valid: placement=contiguous, or another allocation")  # fmt: skip
+    if isinstance(allocation, HeadAllocation) and isinstance(encoding, Calibrated):
+        raise ValueError(f"{_name('allocation', allocation)} holds every head on its own, but "
+                         f"{_name('encoding', storage)} is calibrated for all heads of a layer; "
+                         "valid: another allocation, or another encoding")  # fmt: skip
+    if scorer.in_cache_positions and not storage.overwrites and not isinstance(schedule, Never):
+        raise ValueError(f"{_name('scorer', scorer)} moves the keys of its sinks, but {_name('encoding', storage)} "
+                         "codes neighbours together; valid: schedule=never, or another encoding")  # fmt: skip
     if not sharing.may_evict and not isinstance(schedule, Never):
         raise ValueError(f"{_name('sharing', sharing)} needs the same tokens in its layers, but {when} evicts; "
                          "valid: schedule=never, or sharing=none")  # fmt: skip

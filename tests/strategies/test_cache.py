@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from strategies.calibration import calibrate
 from strategies.rope import rotation_of
 from tests.strategies import techniques
 from tests.strategies.models import VOCAB, WINDOW, family, prompt
@@ -117,6 +118,7 @@ def test_narrow_types_stay_near_the_wide_one(technique: str, dtype: torch.dtype)
     narrow = LlamaForCausalLM(wide.config).eval()
     narrow.load_state_dict(wide.state_dict())
     narrow.to(dtype)
+    calibrate(narrow, prompt(4, 64, seed=1))
     expected = stream(wide, techniques.build(technique, wide), ids, n_prompt=30)
     got = stream(narrow, techniques.build(technique, narrow), ids, n_prompt=30)
     correlation = torch.corrcoef(torch.stack([expected.flatten(), got.double().flatten()]))[0, 1]

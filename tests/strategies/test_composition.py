@@ -28,6 +28,8 @@ REFUSED = [
     ("allocation=AdaptiveAllocation", "schedule="),
     ("sharing=MiniCache", "schedule="),
     ("allocation=AdaptiveAllocation", "on_evict=Merge"),
+    ("allocation=AdaptiveAllocation", "encoding=LowRankStorage"),
+    ("scorer=SinkScorer", "encoding=KiviStorage"),
     ("allocation=AdaptiveAllocation", "placement=Offload"),
 ]
 N_SHARES = 8

@@ -119,7 +119,7 @@ def test_the_page_is_the_same_bytes_twice_and_its_tables_and_figures_are_whole(t
     shown = set(re.findall(r"figures/[^)]+", text))
     assert shown == {name for name in once if name.startswith("figures/benchmark-")} and len(shown) == 4
     for target in re.findall(r"\]\((\.\.[^)]+)\)", text):
-        assert (tmp_path / "reports" / target).exists()
+        assert (tmp_path / "reports" / target).resolve().exists()
     assert "<table>" in MarkdownIt("commonmark").enable("table").render(text)
     widths = {row.count("|") - row.count("\\|") for row in section(text, "Time").splitlines() if row.startswith("|")}
     assert len(widths) == 1

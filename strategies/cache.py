@@ -123,11 +123,15 @@ def build_cache(
     windowed = encoding(Contiguous()).overwrites and sharing.may_evict
     # Where only some layers are sliding, those are small already and are left as the model has them.
     only_sliding = all(windows)
+    if only_sliding and not windowed:
+        raise ValueError(f"model={type(model).__name__}: every layer has a window, and replaces its slots one by one; "
+                         "valid: encoding and sharing that allow it, or a model that holds all tokens")  # fmt: skip
 
     def share(layer_idx: int, n_tokens: int | None) -> int | None:
         if kv_budget is None:
             return None
-        return allocation(kv_budget, len(stock), n_tokens=n_tokens, n_protected=protected)[layer_idx]
+        shares = allocation(kv_budget, len(stock), n_tokens=n_tokens, n_protected=protected)
+        return max(shares[layer_idx], protected, 1)
 
     heads = partial(allocation.heads, n_protected=protected) if isinstance(allocation, HeadAllocation) else None
 

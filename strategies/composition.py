@@ -55,6 +55,13 @@ def require_composable(
         raise ValueError(f"{_name('allocation', allocation)} holds every head on its own, but "
                          f"{_name('encoding', storage)} is calibrated for all heads of a layer; "
                          "valid: another allocation, or another encoding")  # fmt: skip
+    if isinstance(encoding, Calibrated) and isinstance(placement, Offload):
+        raise ValueError(f"{_name('encoding', storage)} projects on the model's device, but "
+                         f"{_name('placement', placement)} encodes on the host; "
+                         "valid: placement=contiguous, or another encoding")  # fmt: skip
+    if isinstance(encoding, Calibrated) and not sharing.may_evict:
+        raise ValueError(f"{_name('sharing', sharing)} mixes two layers, but {_name('encoding', storage)} is "
+                         "calibrated for one; valid: sharing=none, or another encoding")  # fmt: skip
     if scorer.in_cache_positions and not storage.overwrites and not isinstance(schedule, Never):
         raise ValueError(f"{_name('scorer', scorer)} moves the keys of its sinks, but {_name('encoding', storage)} "
                          "codes neighbours together; valid: schedule=never, or another encoding")  # fmt: skip

@@ -20,7 +20,7 @@ from strategies.attention import causal_attention, grouped_attention, visible
 from strategies.observed import attention_received
 from strategies.ragged import NOBODY, RaggedStorage, aligned
 from strategies.retention import Retention
-from strategies.rope import Rotation
+from strategies.rope import Prepared, Rotation
 from strategies.tensors import offloaded_bytes, tensor_bytes
 from strategies.token.parts import Storages
 
@@ -59,7 +59,7 @@ class SlotLayer(CacheLayerMixin):
         self.kv_budget = self.retention.kv_budget  # the mean, until the first eviction asks for this layer's share
         self.has_share = False
         self.memory: Tensor | None = None  # of what happens to the losers
-        self.sinks: tuple[Tensor, Tensor] | None = None  # their keys as they were before anything was evicted
+        self.sinks: Prepared | None = None  # their keys as they were before anything was evicted
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -153,8 +153,10 @@ class SlotLayer(CacheLayerMixin):
         else:
             old_key, old_value = self.storage.tokens(self.n_held)
             key, value = torch.cat([old_key, key], 2), torch.cat([old_value, value], 2)
-            position = torch.cat([self.positions[..., : self.n_held], position], -1)
-            score = torch.cat([self.scores[..., : self.n_held], score], -1)
+            position, score = (
+                torch.cat([held[..., : self.n_held], told.expand(*held.shape[:2], -1)], -1)
+                for held, told in ((self.positions, position), (self.scores, score))
+            )
             output = grouped_attention(query, key, value, visible(new, self._as_seen(position), window), **how)
         n_tokens = key.shape[2]
         n_allowed = self._settle(n_tokens, n_new=len(new), prefill=n_prompt is not None)
@@ -209,7 +211,8 @@ class SlotLayer(CacheLayerMixin):
         heads = self.retention.heads
         if heads is None or rank.shape[1] == 1 or rank.is_meta:  # shapes alone do not say which head gets how many
             kept = rank.topk(n_kept, dim=-1).indices.sort(-1).values
-        else:
+        else:  # every row shares out for itself, also where all have the same scores
+            rank, position, score = (tokens.expand(len(key), -1, -1) for tokens in (rank, position, score))
             n_held = heads(rank, n_kept)
             kept = aligned(rank, n_held)
             self.storage = RaggedStorage(partial(self.storages, self.layer_idx), kept.shape[-1] - n_held)
@@ -268,16 +271,21 @@ class SlotLayer(CacheLayerMixin):
     def reset(self) -> None:
         if self.is_initialized:
             del self.storage, self.positions, self.scores, self.n_seen, self.sinks, self.memory
+        self.foreseen = None
         self.is_initialized = False
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.storage.reorder(beam_idx)
         if self.positions.shape[0] > 1 or len(beam_idx) > self.n_rows:  # rows that were one may part from now on
-            self.positions, self.scores = self.positions[beam_idx], self.scores[beam_idx]
+            self.positions, self.scores = (
+                tokens.expand(self.n_rows if len(tokens) == 1 else -1, -1, -1)[beam_idx]
+                for tokens in (self.positions, self.scores)
+            )
         if self.memory is not None:
             self.memory = self.memory[beam_idx]
         if self.sinks is not None:
-            self.sinks = self.sinks[0][beam_idx], self.sinks[1][beam_idx]
+            turning, quarter, rest = self.sinks
+            self.sinks = turning[beam_idx], quarter[beam_idx], rest[beam_idx]
         self.n_rows = len(beam_idx)
 
     def crop(self, tokens_to_remove: int) -> None:

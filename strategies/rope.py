@@ -9,6 +9,8 @@ from transformers import PreTrainedModel
 # Frequencies of these types do not depend on the length, so rotations compose.
 _FIXED_TYPES = ("default", "linear", "llama3", "yarn")
 
+Prepared = tuple[Tensor, Tensor, Tensor]
+
 
 class Rotation:
     """Turns the first R of D dimensions, dimension i together with i + R/2, by `frequency` [R/2] per position."""
@@ -16,25 +18,26 @@ class Rotation:
     def __init__(self, frequency: Tensor) -> None:
         self.frequency = torch.cat([frequency, frequency])
 
-    def prepare(self, key: Tensor) -> tuple[Tensor, Tensor]:
-        """key [..., D] → the part that turns and its quarter turn, both [..., R], in single precision at least.
+    def prepare(self, key: Tensor) -> Prepared:
+        """key [..., D] → the part that turns and its quarter turn, both [..., R], and the rest [..., D - R].
 
-        What does not depend on the shift is done once here, since sinks move in every step.
+        In single precision at least. What does not depend on the shift is done once here: sinks move in every step.
         """
-        turning = key[..., : len(self.frequency)].to(torch.promote_types(key.dtype, torch.float32))
+        key = key.to(torch.promote_types(key.dtype, torch.float32))
+        turning, rest = key[..., : len(self.frequency)], key[..., len(self.frequency) :]
         first, second = turning.chunk(2, dim=-1)
-        return turning.clone(), torch.cat([-second, first], dim=-1)
+        return turning.clone(), torch.cat([-second, first], dim=-1), rest.clone()
 
-    def __call__(self, prepared: tuple[Tensor, Tensor], shift: Tensor) -> Tensor:
-        """The turning part [..., R] of the keys, `shift` [] or [N, 1] positions later."""
-        turning, quarter = prepared
+    def __call__(self, prepared: Prepared, shift: Tensor) -> Tensor:
+        """The keys [..., D], `shift` [] or [N, 1] positions later; what does not turn stays."""
+        turning, quarter, rest = prepared
         angle = (shift * self.frequency).to(turning.dtype)
-        return torch.addcmul(turning * angle.cos(), quarter, angle.sin())
+        turned = torch.addcmul(turning * angle.cos(), quarter, angle.sin())
+        return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
 
     def turned(self, key: Tensor, shift: Tensor) -> Tensor:
-        """key [..., N, D], each token `shift` [N] positions later; what does not turn stays."""
-        turning = self(self.prepare(key), shift[:, None]).to(key.dtype)
-        return torch.cat([turning, key[..., turning.shape[-1] :]], dim=-1)
+        """key [..., N, D], each token `shift` [N] positions later."""
+        return self(self.prepare(key), shift[:, None]).to(key.dtype)
 
 
 def rotation_of(model: PreTrainedModel) -> Rotation | None:

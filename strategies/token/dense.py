@@ -63,8 +63,8 @@ class DenseStorage:
         self.values.scatter_(2, slot[..., None].expand_as(value), value)
 
     def place_first(self, key: Tensor) -> None:
-        """Overwrite the first R dimensions of the first s keys, where the sinks lie; key [B, H, s, R]."""
-        self.keys[:, :, : key.shape[2], : key.shape[3]] = key
+        """Overwrite the first s keys, where the sinks lie; key [B, H, s, D]."""
+        self.keys[:, :, : key.shape[2]] = key
 
     def tokens(self, n_held: int) -> tuple[Tensor, Tensor]:
         """Views of the held keys and values [B, H, n_held, D]."""

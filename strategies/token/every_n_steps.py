@@ -22,4 +22,4 @@ class EveryNSteps:
         return min(n_tokens, kv_budget)
 
     def capacity(self, n_tokens: int, kv_budget: int | None) -> int:
-        return n_tokens if kv_budget is None else min(n_tokens, kv_budget + self.n_steps)
+        return n_tokens if kv_budget is None else min(n_tokens, kv_budget + self.n_steps - 1)

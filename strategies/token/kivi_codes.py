@@ -6,6 +6,8 @@ Shapes: B batch, H KV heads, G query heads of one, N tokens, D head_dim, S group
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -114,7 +116,9 @@ def _coded(tokens: Tensor, dim: int, bits: int, dtype: torch.dtype) -> Held:
     """tokens whose `dim` shares scale and zero point → codes, and both without that dimension, in `dtype`."""
     tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
     low, high = tokens.aminmax(dim=dim, keepdim=True)
-    zero, scale = low.to(dtype), ((high - low) / (2**bits - 1)).to(dtype)
+    zero = low.to(dtype)  # rounded down: what lies below it would be clipped
+    zero = torch.where(zero > low, torch.nextafter(zero, torch.full_like(zero, -math.inf)), zero)
+    scale = ((high - zero) / (2**bits - 1)).to(dtype)
     scale = torch.where(scale > 0, scale, 1.0)  # all of a group alike
     codes = ((tokens - zero) / scale).round().clamp(0, 2**bits - 1)
     return codes, scale.squeeze(dim), zero.squeeze(dim)

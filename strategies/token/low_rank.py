@@ -119,11 +119,8 @@ class LowRankStorage:
         self.latents.replace(slot, *self._project(0, key, value))
 
     def place_first(self, key: Tensor) -> None:
-        """Overwrite the first R dimensions of the first s keys, where the sinks lie; key [B, H, s, R]."""
-        n_first, n_dims = key.shape[2:]
-        whole = self._keys(0, n_first)
-        whole[..., :n_dims] = key
-        self.latents.place_first(_onto(whole, self.key_basis))
+        """Overwrite the first s keys, where the sinks lie; key [B, H, s, D]."""
+        self.latents.place_first(_onto(key.to(self.key_basis.dtype), self.key_basis))
 
     def at(self, slot: Tensor) -> tuple[Tensor, Tensor]:
         """The keys and values [B, H, 1, D] in slots [B, H, 1], rebuilt."""

@@ -62,7 +62,8 @@ class Merge:
             memory = self._measured(storage.tokens(n_held)[0], memory)
         slot = slot.expand(*memory.shape[:2], -1)
         lost_key, lost_value = storage.at(slot)
-        similarity = storage.products(lost_key, n_held)[:, :, 0] / (memory[..., 1:] * _length(lost_key))
+        unit = lost_key / _length(lost_key)[..., None].to(lost_key.dtype)  # two whole keys overflow in half precision
+        similarity = storage.products(unit, n_held)[:, :, 0] / memory[..., 1:]
         best, nearest = similarity.scatter(-1, slot, -math.inf).max(-1, keepdim=True)
         memory[..., :1] = threshold = self._threshold(memory, best)
         kept_value = storage.at(nearest)[1]

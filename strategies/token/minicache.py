@@ -37,15 +37,20 @@ class MiniCache:
             raise ValueError(f"sharing=MiniCache: of {len(layers)} layers that hold all tokens the upper half has "
                              f"{len(upper_half)}, which makes no pairs; "
                              "valid: an even number, or sharing=none")  # fmt: skip
-        lower_of = dict(zip(upper_half[1::2], upper_half[::2], strict=True))
-        waiting: dict[int, LowerLayer] = {}
+        return PairedStorages(storages, dict(zip(upper_half[1::2], upper_half[::2], strict=True)), self.merging)
 
-        def storage(layer_idx: int) -> Storage:
-            if layer_idx in lower_of:
-                return UpperLayer(waiting.pop(lower_of[layer_idx]))
-            if layer_idx not in upper_half:
-                return storages(layer_idx)
-            waiting[layer_idx] = LowerLayer(Shared(storages(layer_idx), self.merging))
-            return waiting[layer_idx]
 
-        return storage
+class PairedStorages:
+    """The storages of one cache. An object, so that a copied cache pairs layers of its own."""
+
+    def __init__(self, storages: Storages, lower_of: dict[int, int], merging: Merging) -> None:
+        self.storages, self.lower_of, self.merging = storages, lower_of, merging
+        self.waiting: dict[int, LowerLayer] = {}
+
+    def __call__(self, layer_idx: int) -> Storage:
+        if layer_idx in self.lower_of:
+            return UpperLayer(self.waiting.pop(self.lower_of[layer_idx]))
+        if layer_idx not in self.lower_of.values():
+            return self.storages(layer_idx)
+        self.waiting[layer_idx] = LowerLayer(Shared(self.storages(layer_idx), self.merging))
+        return self.waiting[layer_idx]

@@ -72,7 +72,8 @@ class OffloadedStorage:
         self.room.device = key.device
         self.staging.forget(self.layer_idx)
         self.home.load(key.to(self.room.host), value.to(self.room.host), capacity)
-        self.staging.join(self.layer_idx, self.home)
+        if self.staged:
+            self.staging.join(self.layer_idx, self.home)
 
     def append(self, n_held: int, key: Tensor, value: Tensor) -> None:
         for storage, device in self._written():
@@ -120,7 +121,8 @@ class OffloadedStorage:
         memo: dict[int, Any] = {id(self.room): self.room} | old
         memo |= {id(new): self.room.copied(new) for new in held_tensors(self.home) if id(new) not in old}
         self.home = copy.deepcopy(self.home, memo)
-        self.staging.join(self.layer_idx, self.home)
+        if self.staged:
+            self.staging.join(self.layer_idx, self.home)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OffloadedStorage:
         """The copy's tensors are offloaded too; copied as any others, they would lie in memory."""
@@ -130,7 +132,7 @@ class OffloadedStorage:
         twin.room, twin.home = copy.deepcopy(self.room, memo), copy.deepcopy(self.home, memo)
         twin.staging = copy.deepcopy(self.staging, memo)
         twin.buffers = twin.staging.buffers
-        if offloaded:
+        if offloaded and self.staged:
             twin.staging.join(twin.layer_idx, twin.home)
         return twin
 

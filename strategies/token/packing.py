@@ -43,7 +43,8 @@ def unpack(packed: Tensor, bits: int, n_dims: int, dtype: torch.dtype) -> Tensor
 
 def dot(rows: Tensor, packed: Tensor, bits: int) -> Tensor:
     """rows [..., G, D] with each token's codes [..., W, N] → [..., G, N]; codes are unpacked in registers."""
-    rows = pad(rows, (0, packed.shape[-2] * _WORD // bits - rows.shape[-1]))
+    if n_padding := packed.shape[-2] * _WORD // bits - rows.shape[-1]:
+        rows = pad(rows, (0, n_padding))
     if _compiles(packed):
         return _compiled(_dot)(rows, packed, bits)
     pieces = packed.split(_AT_ONCE, dim=-1)
@@ -91,4 +92,6 @@ def _has_compiler(device: str) -> bool:
 
 @cache
 def _compiled(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    # One for each width, number of dimensions, and whether rows are one or many: more than the eight that are usual.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     return torch.compile(product, dynamic=True)

@@ -152,7 +152,7 @@ class Storage(Protocol):
         ...
 
     def place_first(self, key: Tensor) -> None:
-        """Overwrite the first R dimensions of the first s keys, where the sinks lie; key [B, H, s, R]."""
+        """Overwrite the first s keys, where the sinks lie; key [B, H, s, D]."""
         ...
 
     def tokens(self, n_held: int) -> tuple[Tensor, Tensor]:

@@ -74,12 +74,9 @@ class PerTokenStorage:
         self.scales[1].scatter_(-1, slot, scale)
 
     def place_first(self, key: Tensor) -> None:
-        """Overwrite the first R dimensions of the first s keys, where the sinks lie; key [B, H, s, R]."""
-        n_first, n_dims = key.shape[2:]
-        whole = self._decode(0, n_first)
-        whole[..., :n_dims] = key
-        code, scale = self._encode(whole)
-        self.codes[0][..., :n_first], self.scales[0][..., :n_first] = code, scale
+        """Overwrite the first s keys, where the sinks lie; key [B, H, s, D]."""
+        code, scale = self._encode(key)
+        self.codes[0][..., : key.shape[2]], self.scales[0][..., : key.shape[2]] = code, scale
 
     def tokens(self, n_held: int) -> tuple[Tensor, Tensor]:
         """The held keys and values [B, H, n_held, D], decoded; not for a decode step."""

@@ -23,7 +23,7 @@ def between(lower: Tensor, upper: Tensor, t: float) -> tuple[Tensor, tuple[Tenso
     sine = torch.where(flat, 1.0, angle.sin())
     of_lower = torch.where(flat, 1 - t, ((1 - t) * angle).sin() / sine)
     of_upper = torch.where(flat, t, (t * angle).sin() / sine)
-    length = (of_lower**2 + of_upper**2 + 2 * of_lower * of_upper * cosine).sqrt()
-    length = torch.where(length > 0, length, 1.0)
-    direction = lower * (of_lower / length / first)[..., None] + upper * (of_upper / length / second)[..., None]
+    direction = lower * (of_lower / first)[..., None] + upper * (of_upper / second)[..., None]
+    length = direction.norm(dim=-1, keepdim=True)  # 1 but where the arc is a line, or one of both is zero
+    direction = direction / torch.where(length > 0, length, 1.0)
     return direction, norms, angle

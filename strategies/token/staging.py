@@ -6,6 +6,7 @@ import copy
 import math
 from contextlib import nullcontext
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class Staging:
     """
 
     def __init__(self) -> None:
-        self.homes: dict[int, Storage] = {}
+        self.homes: WeakValueDictionary[int, Storage] = WeakValueDictionary()  # a cache that is reset lets go of them
         self.n_bytes: dict[int, int] = {}  # of each home
         self.buffers: list[Tensor] = []  # uint8, as large as the largest layer
         self.twins: dict[tuple[int, int], Storage] = {}  # of (layer, buffer): its storage, with tensors in the buffer

@@ -13,6 +13,8 @@ from hydra.utils import instantiate
 from transformers import PreTrainedModel
 
 from strategies.cache import SlotCache
+from strategies.token.contiguous import Contiguous
+from tests.strategies.models import FAMILIES
 
 CONF = Path(__file__).parents[2] / "conf"
 ALL = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
@@ -67,6 +69,20 @@ EXACT = [name for name in CACHED if holds_numbers_as_they_are(name)]
 FORESEEING = [name for name in EXACT if config(name).strategy.scorer._target_.endswith("OracleScorer")]
 ONCE = [name for name in EVICTING if "AtPrefill" in str(config(name).strategy.schedule)]
 STEADY = [name for name in EVICTING if name not in ONCE and n_waiting(name) == 0]  # their shapes are static
+
+
+def overwrites(technique: str) -> bool:
+    """Whether single slots can be replaced, as the windows of a model's own are."""
+    parts = config(technique).strategy
+    return instantiate(parts.encoding)(Contiguous()).overwrites and instantiate(parts.sharing).may_evict
+
+
+OVERWRITING = [name for name in CACHED if overwrites(name)]
+
+
+def on_families(names: list[str]) -> list[tuple[str, str]]:
+    """Each technique on every family that it can be used on."""
+    return [(name, model) for name in names for model in FAMILIES if model != "mistral" or name in OVERWRITING]
 
 
 def rule(technique: str) -> ModuleType:

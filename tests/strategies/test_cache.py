@@ -20,8 +20,11 @@ from transformers import (
 
 from strategies.calibration import calibrate
 from strategies.rope import rotation_of
+from strategies.token.contiguous import Contiguous
+from strategies.token.dense import DenseStorage
 from tests.strategies import techniques
 from tests.strategies.models import VOCAB, WINDOW, family, prompt
+from tests.strategies.techniques import BUDGET
 from tests.strategies.test_laws import feed, stream
 
 
@@ -184,3 +187,40 @@ def test_holding_nothing_refuses_a_budget() -> None:
 def test_no_room_for_the_next_token_is_refused() -> None:
     with pytest.raises(ValueError, match="headroom=0"):
         techniques.build("full", family("llama"), headroom=0)
+
+
+@pytest.mark.parametrize("technique", ["kivi", "minicache"])
+def test_what_cannot_be_overwritten_is_refused_where_every_layer_has_a_window(technique: str) -> None:
+    with pytest.raises(ValueError, match=r"model=MistralForCausalLM: every layer has a window.*valid: "):
+        techniques.build(technique, family("mistral"))
+
+
+@pytest.mark.parametrize("technique", ["sliding_window", "random_eviction", "h2o", "attention_sink"])
+def test_one_row_becomes_many_that_part(technique: str) -> None:
+    model, ids = family("llama"), prompt(1, 40)
+    cache, (alone, other) = techniques.build(technique, model), prompt(2, 12, seed=1).split(1)
+    stream(model, cache, ids, n_prompt=30)
+    cache.reorder_cache(torch.zeros(2, dtype=torch.long))
+    both = [feed(model, cache, torch.cat([alone, other])[:, :7]), feed(model, cache, torch.cat([alone, other])[:, 7:8])]
+    for row, tokens in enumerate((alone, other)):
+        single = techniques.build(technique, model)
+        stream(model, single, ids, n_prompt=30)
+        for got, piece in zip(both, (tokens[:, :7], tokens[:, 7:8]), strict=True):
+            torch.testing.assert_close(got[row : row + 1], feed(model, single, piece), rtol=0, atol=1e-9)
+
+
+def test_waiting_a_single_step_is_not_waiting() -> None:
+    model, ids = family("llama"), prompt(2, 60)
+    at_once = stream(model, techniques.build("h2o", model), ids, n_prompt=30)
+    how = ("strategy/schedule=every_n_steps", "strategy.schedule.n_steps=1")
+    assert torch.equal(stream(model, techniques.build("h2o", model, BUDGET, 8, *how), ids, n_prompt=30), at_once)
+
+
+def test_losers_with_long_keys_merge_in_half_precision() -> None:
+    merge = instantiate({"_target_": "strategies.token.merge.Merge", "n_first": 0, "n_last": 0})
+    storage = DenseStorage(Contiguous())
+    key, value = (300 * torch.randn(1, 2, 8, 16)).half(), torch.randn(1, 2, 8, 16).half()
+    storage.load(key, value, 8)
+    memory = merge.replace(storage, 8, torch.zeros(1, 2, 1, dtype=torch.long), key[:, :, :1], None)
+    assert torch.isfinite(memory).all()
+    assert torch.isfinite(storage.values).all()

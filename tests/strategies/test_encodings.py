@@ -135,3 +135,18 @@ def test_widths_and_groups_that_cannot_be_are_refused(build: Any, message: str) 
 def test_a_group_that_does_not_divide_a_head_is_refused() -> None:
     with pytest.raises(ValueError, match=r"encoding\.group_size=5: does not divide head_dim=32; valid: a divisor"):
         KiviStorage(Contiguous(), group_size=5).load(*tokens(3), 8)
+
+
+@pytest.mark.parametrize("bits", packing.WIDTHS)
+def test_codes_that_are_made_again_stay_what_they_are(bits: int) -> None:
+    """Growing decodes and codes again; a zero point that was rounded up would clip a little more each time."""
+    key, value = (t.float() for t in tokens(48))
+    key += 300 * torch.randn(32)
+    storage = KiviStorage(Contiguous(), bits=bits, group_size=16, n_recent=0)
+    storage.load(key, value, 48)
+    for _ in range(30):
+        storage.load(*storage.tokens(48), 48)
+    of_channel = key.unflatten(2, (3, 16))
+    step = (of_channel.amax(3) - of_channel.amin(3)) / (2**bits - 1)
+    error = (storage.tokens(48)[0] - key).unflatten(2, (3, 16)).abs()
+    assert (error <= 1.1 * step[:, :, :, None] + 300 * 2**-10).all()

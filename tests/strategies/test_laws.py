@@ -16,7 +16,7 @@ from pipeline.memory import peak_growths
 from strategies.cache import SlotCache
 from strategies.ragged import NOBODY
 from tests.strategies import reference, techniques
-from tests.strategies.models import FAMILIES, WINDOW, family, prompt
+from tests.strategies.models import WINDOW, family, prompt
 from tests.strategies.techniques import BUDGET
 
 
@@ -58,8 +58,7 @@ def in_bounds(technique: str, model_name: str, n_held: float, n_prompt: int, n_s
     return least <= n_held <= min(least + slack, n_seen)
 
 
-@pytest.mark.parametrize("model_name", FAMILIES)
-@pytest.mark.parametrize("technique", techniques.EXACT)
+@pytest.mark.parametrize(("technique", "model_name"), techniques.on_families(techniques.EXACT))
 def test_a_budget_above_the_length_changes_nothing(technique: str, model_name: str) -> None:
     model, ids = family(model_name), prompt(2, 60)
     cache = techniques.build(technique, model, kv_budget=100)
@@ -70,8 +69,7 @@ def test_a_budget_above_the_length_changes_nothing(technique: str, model_name: s
     assert torch.equal(got.argmax(-1), expected.argmax(-1))
 
 
-@pytest.mark.parametrize("model_name", FAMILIES)
-@pytest.mark.parametrize("technique", techniques.EXACT)
+@pytest.mark.parametrize(("technique", "model_name"), techniques.on_families(techniques.EXACT))
 def test_generate_gives_the_stock_tokens_below_the_budget(technique: str, model_name: str) -> None:
     model, ids = family(model_name), prompt(2, 20)
     how: dict[str, Any] = {"max_new_tokens": 15, "do_sample": False, "attention_mask": torch.ones_like(ids)}
@@ -84,8 +82,7 @@ def test_generate_gives_the_stock_tokens_below_the_budget(technique: str, model_
 
 
 @pytest.mark.parametrize("n_prompt", [1, 10, 40])
-@pytest.mark.parametrize("model_name", FAMILIES)
-@pytest.mark.parametrize("technique", techniques.EVICTING)
+@pytest.mark.parametrize(("technique", "model_name"), techniques.on_families(techniques.EVICTING))
 def test_the_budget_is_never_exceeded(technique: str, model_name: str, n_prompt: int) -> None:
     model, ids = family(model_name), prompt(2, 60)
     cache = techniques.build(technique, model, kv_budget=BUDGET)
@@ -195,8 +192,7 @@ def test_the_same_run_twice_is_bit_identical_and_reset_forgets_everything(techni
     assert torch.equal(stream(model, cache, ids, n_prompt=30), first)
 
 
-@pytest.mark.parametrize("model_name", FAMILIES)
-@pytest.mark.parametrize("technique", techniques.CACHED)
+@pytest.mark.parametrize(("technique", "model_name"), techniques.on_families(techniques.CACHED))
 def test_several_tokens_appended_after_an_answer_are_causal_and_then_evicted(technique: str, model_name: str) -> None:
     model, ids = family(model_name), prompt(2, 60)
     cache = techniques.build(technique, model, BUDGET)

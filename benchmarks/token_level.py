@@ -2,7 +2,7 @@
 
     python -m benchmarks.token_level [--grid] [--only NAME[,NAME…]] [HYDRA_OVERRIDE …]
 
-Without --grid one prompt of 4,096 tokens, and the cost of a step against the tokens that were seen before it. What is
+Without --grid one prompt of 4,096 tokens, eight rows of 1,024, and the cost of a step against the tokens seen. What is
 measured stands in token_level.yaml. Each arm becomes a record of level `benchmark`; a record that still holds is kept,
 and what is missing is timed together with a reference of its own. In records of workload `against_dynamic_cache`,
 `cost.full` is DynamicCache with stock attention and `cost.full_again` is DynamicCache once more; in those of workload
@@ -47,7 +47,7 @@ def run(overrides: Sequence[str] = (), *, whole_grid: bool = False, only: Sequen
     """
     plan = bars.load()
     found = names(plan, only)
-    points = [plan.default, *(plan.grid if whole_grid else [])]
+    points = [*plan.default, *(plan.grid if whole_grid else [])]
     asked = _by_point(row for point in points for row in rows(found, [*_at(plan, point), *overrides]))
     streaming = [name for name in found if name not in plan.skipped and decides_every_step(name)]
     streams = list(rows(streaming, [*STREAMS, *overrides], SEEN))

@@ -60,7 +60,7 @@ class Plan(_Frozen):
     reference: str
     extra: list[str]
     skipped: dict[str, str]
-    default: Point
+    default: list[Point]
     grid: list[Point]
     judged_at: Point
     bars: dict[str, Bar]

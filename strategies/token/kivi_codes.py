@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from strategies.token.packing import dot, mix, n_words, pack, unpack
+from strategies.token.packing import dot, mix, n_slots, n_words, pack, unpack
 from strategies.token.parts import Room
 
 Held = tuple[Tensor, Tensor, Tensor]  # codes, scale, zero; all start with [B, H]
@@ -24,7 +24,7 @@ class ChannelCodes:
         self.bits, self.group_size = bits, group_size
         *heads, _, head_dim = like.shape
         self.held = _allocate(
-            room, like, (*heads, n_words(head_dim, bits), capacity), (*heads, capacity // group_size, head_dim)
+            room, like, (*heads, n_words(head_dim, bits), n_slots(capacity)), (*heads, capacity // group_size, head_dim)
         )
 
     def bytes_of(self, n_coded: int) -> int:
@@ -71,7 +71,7 @@ class TokenCodes:
         self.bits, self.group_size = bits, group_size
         *heads, _, head_dim = like.shape
         groups = (*heads, head_dim // group_size)
-        self.held = _allocate(room, like, (*groups, n_words(group_size, bits), capacity), (*groups, capacity))
+        self.held = _allocate(room, like, (*groups, n_words(group_size, bits), n_slots(capacity)), (*groups, capacity))
 
     def bytes_of(self, n_coded: int) -> int:
         return sum(tensor[..., :n_coded].numel() * tensor.element_size() for tensor in self.held)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from functools import cache
+from functools import cache, reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -26,14 +27,18 @@ def n_words(n_dims: int, bits: int) -> int:
     return -(-n_dims * bits // _WORD)
 
 
+def n_slots(capacity: int) -> int:
+    """To allocate for so many tokens: never as many as are looked at, which would take one more kernel, in mid-run."""
+    return capacity + 1
+
+
 def pack(codes: Tensor, bits: int) -> Tensor:
     """Integers [..., D, N] in 0 … 2^bits - 1 → int32 [..., W, N]."""
-    words = n_words(codes.shape[-2], bits)
-    parts = pad(codes.int(), (0, 0, 0, words * _WORD // bits - codes.shape[-2])).split(words, dim=-2)
-    packed = parts[0].clone()
-    for i, part in enumerate(parts[1:], 1):
-        packed |= part << (bits * i)
-    return packed
+    if n_padding := n_words(codes.shape[-2], bits) * _WORD // bits - codes.shape[-2]:
+        codes = pad(codes, (0, 0, 0, n_padding))
+    parts = codes.int().unflatten(-2, (_WORD // bits, -1))
+    shift = torch.arange(0, _WORD, bits, dtype=torch.int32, device=codes.device)
+    return (parts << shift[:, None, None]).sum(-3, dtype=torch.int32)  # no bit is there twice, so a sum is an or
 
 
 def unpack(packed: Tensor, bits: int, n_dims: int, dtype: torch.dtype) -> Tensor:
@@ -57,7 +62,10 @@ def mix(weight: Tensor, packed: Tensor, bits: int, n_dims: int) -> Tensor:
         return _compiled(_mix)(weight, packed, bits)[..., :n_dims]
     pieces = zip(weight.split(_AT_ONCE, dim=-1), packed.split(_AT_ONCE, dim=-1), strict=True)
     sums = [some @ unpack(piece, bits, n_dims, weight.dtype).transpose(-1, -2) for some, piece in pieces]
-    return torch.stack(sums).sum(0)
+    total = sums[0]
+    for more in sums[1:]:
+        total = total + more
+    return total
 
 
 def _parts(packed: Tensor, bits: int) -> list[Tensor]:
@@ -66,9 +74,10 @@ def _parts(packed: Tensor, bits: int) -> list[Tensor]:
 
 def _dot(rows: Tensor, packed: Tensor, bits: int) -> Tensor:
     parts = zip(rows.chunk(_WORD // bits, dim=-1), _parts(packed, bits), strict=True)
-    total = sum(row[..., :, :, None] * part[..., None, :, :].to(rows.dtype) for row, part in parts)
-    assert isinstance(total, Tensor)
-    return total.sum(-2)
+    terms = [row[..., :, :, None] * part[..., None, :, :].to(rows.dtype) for row, part in parts]
+    # A sum for every four parts: in one long chain each addition would wait for the one before.
+    sums = [(a + b + c + d).sum(-2) for a, b, c, d in zip(*(terms[i::4] for i in range(4)), strict=True)]
+    return reduce(add, sums)
 
 
 def _mix(weight: Tensor, packed: Tensor, bits: int) -> Tensor:
@@ -94,4 +103,4 @@ def _has_compiler(device: str) -> bool:
 def _compiled(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
     # One for each width, number of dimensions, and whether rows are one or many: more than the eight that are usual.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    return torch.compile(product, dynamic=True)
+    return torch.compile(product)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from strategies.folded import folded_attention
-from strategies.token.packing import dot, mix, pack, unpack
+from strategies.token.packing import dot, mix, n_slots, pack, unpack
 from strategies.token.parts import Room
 
 
@@ -22,6 +22,7 @@ class PerTokenStorage:
 
     overwrites = True
     codes: tuple[Tensor, ...]
+    _capacity: int
     scales: tuple[Tensor, ...]
 
     def __init__(self, room: Room, *, bits: int = 8) -> None:
@@ -33,7 +34,7 @@ class PerTokenStorage:
 
     @property
     def capacity(self) -> int:
-        return self.codes[0].shape[-1]
+        return self._capacity
 
     def bytes_of(self, n_held: int) -> int:
         return sum(tensor[..., :n_held].nbytes for tensor in (*self.codes, *self.scales))
@@ -41,10 +42,11 @@ class PerTokenStorage:
     def load(self, key: Tensor, value: Tensor, capacity: int) -> None:
         """Hold exactly these tokens [B, H, n, D], with room for `capacity`; room of that size is used again."""
         coded = [self._encode(tokens) for tokens in (key, value)]
-        if not hasattr(self, "codes") or self.capacity != capacity or self.codes[0].shape[0] != key.shape[0]:
-            self.dtype, self.head_dim = key.dtype, key.shape[3]
+        rows = key.shape[0]
+        if not hasattr(self, "codes") or (self._capacity, self.codes[0].shape[0]) != (capacity, rows):
+            self.dtype, self.head_dim, self._capacity = key.dtype, key.shape[3], capacity
             self.codes, self.scales = (
-                tuple(self.room.allocate((*like.shape[:-1], capacity), like) for like in pair)
+                tuple(self.room.allocate((*like.shape[:-1], n_slots(capacity)), like) for like in pair)
                 for pair in zip(*coded, strict=True)
             )
         self._write(coded, slice(key.shape[2]))

@@ -118,10 +118,10 @@ class Row:
         return made
 
 
-def names(plan: Plan, only: Sequence[str] = ()) -> list[str]:
+def names(plan: Plan, only: Sequence[str] = (), *, judged: bool = False) -> list[str]:
     """Every technique of params.yaml and every cache of Transformers but the reference, and what is tried beside them.
 
-    Raises ValueError for a name in `only` that is none of them.
+    `judged`: of the techniques only those that have a bar. Raises ValueError for a name in `only` that is none of them.
     """
     ours = [str(name) for name in OmegaConf.load(ROOT / "params.yaml").strategies]
     stock = sorted(path.stem for path in (CONF / "strategy").glob("hf_*.yaml"))
@@ -129,7 +129,8 @@ def names(plan: Plan, only: Sequence[str] = ()) -> list[str]:
     found += [name for name in plan.extra if name.partition("+")[0] in found]
     if unknown := [name for name in only if name not in found]:
         raise ValueError(f"--only={unknown[0]}: no arm of this benchmark; valid: {', '.join(found)}")
-    return [name for name in found if not only or name in only]
+    asked = [name for name in found if name in only] if only else found
+    return [name for name in asked if not judged or name in plan.bars or name.partition("+")[0] in stock]
 
 
 def decides_every_step(arm: str) -> bool:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.token_level [--grid] [--only NAME[,NAME…]] [HYDRA_OVERRIDE …]
 
-Without --grid one prompt of 4,096 tokens, eight rows of 1,024, and the cost of a step against the tokens seen. What is
+Without --grid what has a bar: one prompt of 4,096 tokens, eight rows of 1,024, and steps after many tokens. What is
 measured stands in token_level.yaml. Each arm becomes a record of level `benchmark`; a record that still holds is kept,
 and what is missing is timed together with a reference of its own. In records of workload `against_dynamic_cache`,
 `cost.full` is DynamicCache with stock attention and `cost.full_again` is DynamicCache once more; in those of workload
@@ -46,7 +46,7 @@ def run(overrides: Sequence[str] = (), *, whole_grid: bool = False, only: Sequen
     Raises ValueError for options that mean nothing and for a corrupt record.
     """
     plan = bars.load()
-    found = names(plan, only)
+    found = names(plan, only, judged=not whole_grid and not only)
     points = [*plan.default, *(plan.grid if whole_grid else [])]
     asked = _by_point(row for point in points for row in rows(found, [*_at(plan, point), *overrides]))
     streaming = [name for name in found if name not in plan.skipped and decides_every_step(name)]
@@ -205,7 +205,7 @@ def _measured(cost: Cost) -> list[str]:
 def main(arguments: Sequence[str]) -> None:
     assert __doc__
     parser = argparse.ArgumentParser("benchmarks.token_level", description=__doc__.partition("\n")[0])
-    parser.add_argument("--grid", action="store_true", help="also other lengths, a batch and grouped heads")
+    parser.add_argument("--grid", action="store_true", help="all techniques, more lengths, grouped heads")
     parser.add_argument("--only", default="", help="these arms, separated by commas")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides for all arms, such as workload.seq_len=1024")
     given = parser.parse_args(arguments)

@@ -35,6 +35,9 @@ def axes(file: Path) -> Row:
 
 def model(file: Path) -> Row:
     node = _read(file)
+    for other in node.get("defaults", []):  # which it is but for what it says itself
+        if isinstance(other, str) and other != "_self_":
+            node = _read(file.with_name(f"{other}.yaml")) | node
     limit = f"{node['max_seq_len']:,} tokens{', hard' if node['hard_limit'] else ''}" if node["max_seq_len"] else "-"
     return {"model": file.stem, "title": node["title"], "source": node["source"], "limit": limit}
 

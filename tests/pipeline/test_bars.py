@@ -16,7 +16,7 @@ AT = Point(model="bench", seq_len=4096, batch=1)
 
 
 def plan(**of: Bar) -> Plan:
-    return Plan(reference="hf_dynamic", extra=[], skipped={}, default=AT, grid=[], judged_at=AT, bars=of)
+    return Plan(reference="hf_dynamic", extra=[], skipped={}, default=[AT], grid=[], judged_at=AT, bars=of)
 
 
 def timed(strategy: str, ratio: float, **environment: Any) -> Record:

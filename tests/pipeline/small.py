@@ -24,17 +24,17 @@ def composed(*overrides: str) -> DictConfig:
 
 
 @cache
-def model(dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+def model(dtype: torch.dtype = torch.float64, *, n_layers: int = 2, head_dim: int = 8) -> PreTrainedModel:
     """Llama with grouped heads; a wide initialisation, so that a wrong token of context changes the logits."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=n_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=8,
+        head_dim=head_dim,
         initializer_range=0.3,
         max_position_embeddings=4096,
     )

@@ -199,7 +199,7 @@ def test_what_was_skipped_is_tried_again_since_a_package_or_memory_may_be_there_
 def test_a_record_of_an_older_version_counts_as_not_measured(main, tmp_path):
     main(*INSTANT, "workload.seq_len=[64,128]")
     for path in records(tmp_path):
-        path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+        path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 2'))
     outcome = main(*INSTANT, "workload.seq_len=64")
     assert outcome.code == 0 and "2 records of an older version" in outcome.err and "ok after" in outcome.err
     with pytest.raises(record.OutdatedRecord, match="t128"):

@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline import intervals, timing
 from pipeline.decoding import Decoder
 from pipeline.memory import Ceilings, predict
+from strategies.calibration import calibrate
 from tests.pipeline.small import arm, fresh, model, tokens
 from tests.strategies import techniques
 
@@ -133,13 +134,16 @@ def test_a_step_that_takes_long_is_counted_once(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("strategy", techniques.ALL)
 def test_counting_memory_leaves_what_is_timed_as_it_was(strategy: str) -> None:
     kv_budget = 48 if techniques.evicts(strategy) else None
+    of = model(n_layers=4, head_dim=32)  # layers to pair, and whole groups to code
+    calibrate(of, tokens(1, 64))
     try:
-        counted, other = (fresh(strategy, 6, kv_budget)() for _ in range(2))
+        counted, other = (arm(strategy, kv_budget, of)(6) for _ in range(2))
     except (NotImplementedError, ImportError) as error:  # there is no such device or package here
         pytest.skip(str(error))
     prompt, stream = tokens(2, 64), tokens(2, 6)
     for decoder in (counted, other):
         with decoder:
+            decoder.foresee(torch.cat([prompt, stream], dim=1), prompt.shape[1])
             decoder.feed(prompt)
     assert len(list(timing.untimed_steps(counted, stream))) == 1 + 6
     with counted:

@@ -273,6 +273,7 @@ def test_killed_grid_goes_on_at_the_next_cell(main, tmp_path):
     assert not half_written.exists()
 
 
+@pytest.mark.alone
 def test_help_is_cheap():
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-m", "pipeline.run", "--help"], capture_output=True, text=True, cwd=ROOT)

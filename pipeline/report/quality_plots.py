@@ -19,6 +19,7 @@ from pipeline.report.tables import PROTOCOL
 
 Names = Mapping[tuple[str, str], str]
 NEARLY = 0.03  # shares closer than this would lie over each other
+SPREAD = 0.1  # which they are moved apart over at most: many together must not look like many shares
 
 
 def recall(rows: Sequence[Row], names: Names) -> Figure:
@@ -80,8 +81,12 @@ def _side_by_side(shares: Sequence[tuple[Row, float | None]]) -> Iterator[tuple[
         clusters[-1].append(place)
     for members in clusters:
         centre = statistics.fmean(share for share, _, _ in members)
+        step = min(0.035, SPREAD / len(members))
         for index, (share, _, row) in enumerate(sorted(members, key=lambda place: place[1])):
-            yield row, share if len(members) == 1 else centre + 0.035 * dodge(index, len(members))
+            yield (
+                row,
+                share if len(members) == 1 else centre + step * dodge(index, len(members)),
+            )
 
 
 def _point(axes: Axes, row: Row, x: float, value: Interval) -> None:

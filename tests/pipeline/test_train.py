@@ -231,10 +231,17 @@ def test_a_checkpoint_that_was_changed_or_lost_is_trained_again(tmp_path, lost):
 
 def test_code_that_trains_is_part_of_the_inputs_and_code_that_judges_is_not(monkeypatch):
     """No weight changes when a gate does."""
-    hashed = list[str]()
-    monkeypatch.setattr(train.fingerprint, "_tree_hash", lambda path: hashed.append(path.stem))
+    hashed, code_hashes = set[str](), train.fingerprint.code_hashes
+
+    def noted(*given, **leave_out):
+        found = code_hashes(*given, **leave_out)
+        hashed.update(found)
+        return found
+
+    monkeypatch.setattr(train.fingerprint, "code_hashes", noted)
     train.inputs(train.configured([]))
-    assert {"train", "trainer", "recipe", "batches", "tasks", "corpus", "shapes"} == set(hashed)
+    parts = ("train", "trainer", "recipe", "batches", "tasks", "corpus", "shapes")
+    assert hashed == {f"pipeline.{part}" for part in parts}
 
 
 @pytest.mark.slow

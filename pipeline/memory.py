@@ -44,12 +44,19 @@ def _measured_ceilings(dtype: torch.dtype, device: str, n_threads: int) -> Ceili
     source = torch.ones(COPY_BYTES // dtype.itemsize, dtype=dtype, device=device)
     target = torch.empty_like(source)
     copy_s = _best_s(lambda: target.copy_(source), device)
-    size = 8192 if device.startswith("cuda") else 2048
+    size = 8192 if device.startswith("cuda") else _affordable_size(dtype)
     random = torch.Generator(device).manual_seed(0)  # equal numbers would cost a processor less power and time
     left, right = (torch.randn(size, size, dtype=dtype, device=device, generator=random) for _ in range(2))
     product = torch.empty_like(left)
     matmul_s = _best_s(lambda: torch.mm(left, right, out=product), device)
     return Ceilings(2 * source.nbytes / copy_s, 2 * size**3 / matmul_s)
+
+
+def _affordable_size(dtype: torch.dtype) -> int:
+    """Of a square product on the processor, which takes a minute for 2,048 where it has no kernel for this dtype."""
+    small = torch.randn(256, 256, dtype=dtype)
+    small_s = _best_s(lambda: torch.mm(small, small), "cpu", n_repeats=4)
+    return max(size for size in (256, 512, 1024, 2048) if small_s * (size / 256) ** 3 < 0.25 or size == 256)
 
 
 def _best_s(work: Callable[[], object], device: str, n_repeats: int = 16, max_s: float = 0.5) -> float:

@@ -205,7 +205,7 @@ def _files(records: list[Record]) -> tuple[dict[str, bytes], dict[str, bytes]]:
         written = {str(path.relative_to(results)): path.read_bytes() for path in sorted(results.rglob("*.json"))}
         rows = evidence.load(results)
     drawn = [*figures.of_setting(rows, evidence.labels(rows)), *figures.of_technique(rows)]
-    return written, {f"{name}.png": drawing.save(figure)["png"] for name, _, figure in drawn}
+    return written, {f"{name}.png": drawing.save(figure, "png")["png"] for name, _, figure in drawn}
 
 
 def _attach(run: wandb.Run, kind: str, files: Mapping[str, bytes]) -> None:

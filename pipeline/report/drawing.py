@@ -62,6 +62,12 @@ def mark(strategy: str) -> Mark:
     return Mark(PALETTE[number % 8], MARKERS[number // 8 % 8], is_open="+" in strategy)
 
 
+FORMATS: dict[str, dict[str, Any]] = {
+    "svg": {"metadata": {"Date": None, "Creator": None}},
+    "png": {"dpi": 150, "metadata": {"Software": None}},
+}
+
+
 @contextmanager
 def style() -> Iterator[None]:
     with styles.context(["default", STYLE]):  # whatever the user's own matplotlibrc says
@@ -72,14 +78,11 @@ def figure(height_in: float) -> Figure:
     return Figure(figsize=(WIDTH_IN, height_in), layout="constrained", facecolor="white")
 
 
-def save(drawn: Figure) -> dict[str, bytes]:
-    """suffix -> file content, the same for the same figure: no dates, no versions."""
+def save(drawn: Figure, *suffixes: str) -> dict[str, bytes]:
+    """suffix -> file content, the same for the same figure: no dates, no versions. All of `FORMATS` unless told."""
     with style():
         _freeze(drawn)
-        return {
-            "svg": _encode(drawn, format="svg", metadata={"Date": None, "Creator": None}),
-            "png": _encode(drawn, format="png", dpi=150, metadata={"Software": None}),
-        }
+        return {suffix: _encode(drawn, format=suffix, **FORMATS[suffix]) for suffix in suffixes or FORMATS}
 
 
 def _freeze(drawn: Figure) -> None:

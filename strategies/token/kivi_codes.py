@@ -51,7 +51,7 @@ class ChannelCodes:
         """rows [B, H, G, D] → [B, H, G, N]: scales go into the query, zero points make one number for each group."""
         codes, scale, zero = self._first(n_coded, rows.dtype)
         grouped = codes.unflatten(3, (-1, self.group_size)).transpose(2, 3)  # [B, H, N/S, W, S]
-        score = dot(rows[:, :, None] * scale[:, :, :, None], grouped, self.bits)  # [B, H, N/S, G, S]
+        score = dot(rows[:, :, None] * scale[:, :, :, None], grouped, self.bits, along=2)  # [B, H, N/S, G, S]
         constant = zero @ rows.transpose(-1, -2)  # [B, H, N/S, G]
         return (score + constant[..., None]).transpose(2, 3).flatten(3)
 

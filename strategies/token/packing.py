@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from functools import cache, reduce
 from operator import add
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch.nn.functional import pad
 
 WIDTHS = (2, 4, 8)
 _WORD = 32
-_WORTH_COMPILING = 1 << 15  # words; below, a call costs more than the work
+_WORTH_COMPILING = 1 << 15  # words of one sequence; below, compiling for seconds saves no time worth them
 _AT_ONCE = 512  # tokens whose codes are unpacked together where nothing is compiled
 
 
@@ -46,12 +47,15 @@ def unpack(packed: Tensor, bits: int, n_dims: int, dtype: torch.dtype) -> Tensor
     return torch.cat([part.to(dtype) for part in _parts(packed, bits)], dim=-2)[..., :n_dims, :]
 
 
-def dot(rows: Tensor, packed: Tensor, bits: int) -> Tensor:
-    """rows [..., G, D] with each token's codes [..., W, N] → [..., G, N]; codes are unpacked in registers."""
+def dot(rows: Tensor, packed: Tensor, bits: int, along: int = -1) -> Tensor:
+    """rows [..., G, D] with each token's codes [..., W, N] → [..., G, N]; codes are unpacked in registers.
+
+    `along`: the dimension that grows from step to step.
+    """
     if n_padding := packed.shape[-2] * _WORD // bits - rows.shape[-1]:
         rows = pad(rows, (0, n_padding))
     if _compiles(packed):
-        return _compiled(_dot)(rows, packed, bits)
+        return _compiled(_dot)(rows if along == -1 else _growing(rows, along), _growing(packed, along), bits)
     pieces = packed.split(_AT_ONCE, dim=-1)
     return torch.cat([rows @ unpack(piece, bits, rows.shape[-1], rows.dtype) for piece in pieces], dim=-1)
 
@@ -59,13 +63,25 @@ def dot(rows: Tensor, packed: Tensor, bits: int) -> Tensor:
 def mix(weight: Tensor, packed: Tensor, bits: int, n_dims: int) -> Tensor:
     """Sum of the tokens' codes [..., W, N] by weight [..., G, N] → [..., G, D]."""
     if _compiles(packed):
-        return _compiled(_mix)(weight, packed, bits)[..., :n_dims]
+        return _compiled(_mix)(_growing(weight), _growing(packed), bits)[..., :n_dims]
     pieces = zip(weight.split(_AT_ONCE, dim=-1), packed.split(_AT_ONCE, dim=-1), strict=True)
     sums = [some @ unpack(piece, bits, n_dims, weight.dtype).transpose(-1, -2) for some, piece in pieces]
     total = sums[0]
     for more in sums[1:]:
         total = total + more
     return total
+
+
+def fused(work: Callable[..., Any], packed: Tensor) -> Callable[..., Any]:
+    """`work` as one kernel where these codes are so many that compiling pays."""
+    return _compiled(work) if _compiles(packed) else work
+
+
+def _growing(tensor: Tensor, dim: int = -1) -> Tensor:
+    """Its size is no constant of the kernel, or the second size would be compiled anew in mid-run."""
+    if not torch.compiler.is_compiling():
+        torch._dynamo.maybe_mark_dynamic(tensor, dim)
+    return tensor
 
 
 def _parts(packed: Tensor, bits: int) -> list[Tensor]:
@@ -87,7 +103,7 @@ def _mix(weight: Tensor, packed: Tensor, bits: int) -> Tensor:
 
 def _compiles(packed: Tensor) -> bool:
     """Whether compiling pays and can be done; inside a step that is compiled as a whole it is part of that."""
-    if packed.numel() < _WORTH_COMPILING or packed.device.type == "meta":
+    if packed[0].numel() < _WORTH_COMPILING or packed.device.type == "meta":
         return False
     return torch.compiler.is_compiling() or _has_compiler(packed.device.type)
 
@@ -100,7 +116,7 @@ def _has_compiler(device: str) -> bool:
 
 
 @cache
-def _compiled(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _compiled(work: Callable[..., Any]) -> Callable[..., Any]:
     # One for each width, number of dimensions, and whether rows are one or many: more than the eight that are usual.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    return torch.compile(product)
+    return torch.compile(work)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from strategies.folded import folded_attention
-from strategies.token.packing import dot, mix, n_slots, pack, unpack
+from strategies.token.packing import dot, fused, mix, n_slots, pack, unpack
 from strategies.token.parts import Room
 
 
@@ -41,7 +41,7 @@ class PerTokenStorage:
 
     def load(self, key: Tensor, value: Tensor, capacity: int) -> None:
         """Hold exactly these tokens [B, H, n, D], with room for `capacity`; room of that size is used again."""
-        coded = [self._encode(tokens) for tokens in (key, value)]
+        coded = [_coded(tokens, self.bits) for tokens in (key, value)]
         rows = key.shape[0]
         if not hasattr(self, "codes") or (self._capacity, self.codes[0].shape[0]) != (capacity, rows):
             self.dtype, self.head_dim, self._capacity = key.dtype, key.shape[3], capacity
@@ -52,13 +52,11 @@ class PerTokenStorage:
         self._write(coded, slice(key.shape[2]))
 
     def append(self, n_held: int, key: Tensor, value: Tensor) -> None:
-        self._write([self._encode(key), self._encode(value)], slice(n_held, n_held + 1))
+        self._write(self._both(key, value), slice(n_held, n_held + 1))
 
     def replace(self, slot: Tensor, key: Tensor, value: Tensor) -> None:
         """Overwrite one slot [b, h, 1] per row and head with the new token."""
-        for codes, scales, (code, scale) in zip(
-            self.codes, self.scales, (self._encode(key), self._encode(value)), strict=True
-        ):
+        for codes, scales, (code, scale) in zip(self.codes, self.scales, self._both(key, value), strict=True):
             codes.scatter_(-1, slot[:, :, None].expand_as(code), code)
             scales.scatter_(-1, slot.expand_as(scale), scale)
 
@@ -71,13 +69,13 @@ class PerTokenStorage:
         return key, value
 
     def write_value(self, slot: Tensor, value: Tensor) -> None:
-        code, scale = self._encode(value)
+        code, scale = _coded(value, self.bits)
         self.codes[1].scatter_(-1, slot[:, :, None].expand_as(code), code)
         self.scales[1].scatter_(-1, slot, scale)
 
     def place_first(self, key: Tensor) -> None:
         """Overwrite the first s keys, where the sinks lie; key [B, H, s, D]."""
-        code, scale = self._encode(key)
+        code, scale = _coded(key, self.bits)
         self.codes[0][..., : key.shape[2]], self.scales[0][..., : key.shape[2]] = code, scale
 
     def tokens(self, n_held: int) -> tuple[Tensor, Tensor]:
@@ -109,12 +107,10 @@ class PerTokenStorage:
         self.codes = tuple(codes.index_select(0, beam_idx) for codes in self.codes)
         self.scales = tuple(scales.index_select(0, beam_idx) for scales in self.scales)
 
-    def _encode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, H, n, D] → codes [B, H, W, n] and scales [B, H, n]; all zeros have the scale 1."""
-        tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
-        scale = tokens.abs().amax(-1) / (self.middle - 1)
-        scale = torch.where(scale > 0, scale, 1.0)
-        return pack(((tokens / scale[..., None]).round() + self.middle).transpose(-1, -2), self.bits), scale
+    def _both(self, key: Tensor, value: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Codes and scales of keys and of values, coded in one go."""
+        codes, scales = fused(_coded, self.codes[0])(torch.stack([key, value]), self.bits)
+        return list(zip(codes, scales, strict=True))
 
     def _decode(self, which: int, n: int) -> Tensor:
         return self._numbers(self.codes[which][..., :n], self.scales[which][..., :n]).to(self.dtype)
@@ -127,3 +123,12 @@ class PerTokenStorage:
     def _write(self, coded: list[tuple[Tensor, Tensor]], where: slice) -> None:
         for codes, scales, (code, scale) in zip(self.codes, self.scales, coded, strict=True):
             codes[..., where], scales[..., where] = code, scale
+
+
+def _coded(tokens: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """[..., n, D] → codes [..., W, n] and scales [..., n]; all zeros have the scale 1."""
+    middle = 2 ** (bits - 1)
+    tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+    scale = tokens.abs().amax(-1) / (middle - 1)
+    scale = torch.where(scale > 0, scale, 1.0)
+    return pack(((tokens / scale[..., None]).round() + middle).transpose(-1, -2), bits), scale

@@ -1,4 +1,4 @@
-"""All runs of the grids that `dvc repro` measures, synced with wandb's own client; what counts is what the server was told."""
+"""All runs of the grids of `dvc repro`, synced with wandb's own client; what counts is what the server was told."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ def test_packing_loses_nothing_and_is_small(bits: int, n_dims: int) -> None:
 @pytest.mark.parametrize(("bits", "has_compiler"), [(2, False), (4, False), (8, False), (4, True)])
 def test_the_products_are_those_of_the_numbers(bits: int, has_compiler: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "_has_compiler", lambda device: has_compiler)
-    codes = torch.randint(2**bits, (2, 64, 3000)).double()
-    rows, weight = torch.randn(2, 3, 64).double(), torch.rand(2, 3, 3000).double()
+    codes = torch.randint(2**bits, (2, 64, 9000)).double()
+    rows, weight = torch.randn(2, 3, 64).double(), torch.rand(2, 3, 9000).double()
     packed = packing.pack(codes, bits)
     assert not has_compiler or packing._compiles(packed)
     torch.testing.assert_close(packing.dot(rows, packed, bits), rows @ codes)

@@ -203,7 +203,7 @@ def test_the_default_command_would_start_in_what_was_built(built):
         text=True,
         check=True,
     )
-    assert {"hardware", "train", "token@full", "report", "check"} <= set(stages.stdout.split())
+    assert {"hardware", "train", "token", "report", "check"} <= set(stages.stdout.split())
 
 
 @pytest.mark.parametrize("step", of("RUN"), ids=lambda step: step.split()[0])

@@ -7,8 +7,10 @@ Groups run along the channels of a token, for keys too, where the paper quantise
 from __future__ import annotations
 
 import shutil
+import time
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, QuantizedCache
@@ -16,6 +18,7 @@ from transformers import PreTrainedModel, QuantizedCache
 from strategies.foreign.stock import StockAttention, require_full_attention
 
 PACKAGES = {"quanto": ("optimum.quanto", "optimum-quanto"), "hqq": ("hqq", "hqq")}  # module, and what pip calls it
+LONGEST_BUILD_S = 300  # it takes half a minute
 _PACKED = ("_quantized_keys", "_quantized_values")
 
 
@@ -65,6 +68,10 @@ def _require(backend: str, *, on_cpu: bool) -> None:
     if backend == "quanto" and on_cpu and not _can_compile():
         why = "strategy.cache.backend=quanto: compiles its CPU kernel at the first step, which is not possible here"
         raise NotImplementedError(f"{why}; valid: a C++ compiler and ninja on the PATH, or another backend or device")
+    if backend == "quanto" and on_cpu:
+        import optimum.quanto
+
+        _unlock(Path(optimum.quanto.__file__).parent / "library/extensions/cpp/build")
 
 
 def _is_there(module: str) -> bool:
@@ -72,6 +79,13 @@ def _is_there(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # the package around it is missing
         return False
+
+
+def _unlock(build: Path) -> None:
+    """Torch waits forever for whoever builds an extension, also for a process that was killed meanwhile."""
+    lock = build / "lock"
+    if lock.exists() and time.time() - lock.stat().st_mtime > LONGEST_BUILD_S:
+        lock.unlink(missing_ok=True)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import ROOT, train
+from pipeline import ROOT, sweep, train
 from pipeline.fingerprint import BY_VALUE, import_closure
 from pipeline.refusals import CONF
 
@@ -45,14 +46,20 @@ def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["dvc", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_every_strategy_of_ours_has_its_stage_and_those_of_other_packages_are_run_by_hand():
+def test_every_strategy_of_ours_is_measured_and_judged_and_those_of_other_packages_are_run_by_hand():
     files = (CONF / "strategy").glob("*.yaml")
-    assert sorted(STRATEGIES) == sorted(file.stem for file in files if "- cache: slots\n" in file.read_text())
+    ours = sorted(file.stem for file in files if "- cache: slots\n" in file.read_text())
+    assert sorted(STRATEGIES) == ours
+    command = shlex.split(STAGES["token"]["cmd"])
+    jobs = sweep.experiments(command[command.index("--multirun") + 1 :])
+    assert sorted((job.strategy.name, job.workload.name) for job in jobs) == [
+        (name, load) for name in ours for load in ("cost", "quality")
+    ]
 
 
 @pytest.mark.parametrize("stage", ENTRY)
 def test_dependencies_cover_the_imported_code(stage):
-    deps = [ROOT / path for path in STAGES[stage].get("do", STAGES[stage])["deps"]]
+    deps = [ROOT / path for path in STAGES[stage]["deps"]]
     holds_configuration = stage in ("token", "ablation", "benchmark")  # in its records
     leave_out = (*SEEN, *(() if holds_configuration else BY_VALUE), *(NO_PART if stage == "train" else ()))
     for module, path in import_closure(ENTRY[stage], leave_out=leave_out).items():
@@ -62,17 +69,15 @@ def test_dependencies_cover_the_imported_code(stage):
 
 def test_every_dependency_exists_or_is_made():
     made = {out if isinstance(out, str) else next(iter(out)) for s in STAGES.values() for out in s.get("outs", [])}
-    made.add("results/token")
     for name, stage in STAGES.items():
-        for dep in stage.get("do", stage).get("deps", []):
+        for dep in stage.get("deps", []):
             path = ROOT / dep
             assert path.exists() or dep in made or str(Path(dep).parent) in made, f"{name}: {dep}"
 
 
 def test_records_survive_an_interrupted_stage():
     for name in ("hardware", "train", "token", "ablation", "benchmark"):
-        stage = STAGES[name].get("do", STAGES[name])
-        for out in stage["outs"]:
+        for out in STAGES[name]["outs"]:
             assert next(iter(out.values())) == {"cache": False, "persist": True}, name
 
 
@@ -86,9 +91,8 @@ def clone(tmp_path):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     stages = OmegaConf.load(tmp_path / "dvc.yaml")
     for stage in stages.stages.values():
-        body = stage.get("do", stage)
-        outs = [next(iter(out)) for out in body.get("outs", [])]
-        body.cmd = "true " + " ".join(f"&& mkdir -p $(dirname {out}) && echo 1 > {out}" for out in outs)
+        outs = [next(iter(out)) for out in stage.get("outs", [])]
+        stage.cmd = "true " + " ".join(f"&& mkdir -p $(dirname {out}) && echo 1 > {out}" for out in outs)
     OmegaConf.save(stages, tmp_path / "dvc.yaml")
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     return tmp_path

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -240,3 +242,12 @@ def test_kvpress_says_that_it_does_not_go_with_this_transformers() -> None:
 def test_offloading_without_a_cuda_device_says_what_it_needs() -> None:
     with pytest.raises(NotImplementedError, match="valid: device=cuda"):
         build("hf_offloaded", family("llama"))
+
+
+@pytest.mark.parametrize(("age_s", "is_kept"), [(0, True), (2 * quantized.LONGEST_BUILD_S, False)])
+def test_nobody_waits_for_a_build_that_was_killed(tmp_path, age_s, is_kept):
+    lock = tmp_path / "lock"
+    lock.touch()
+    os.utime(lock, (time.time() - age_s,) * 2)
+    quantized._unlock(tmp_path)
+    assert lock.exists() is is_kept

@@ -116,6 +116,17 @@ def test_reported_bytes_are_the_bytes_held(technique: str) -> None:
     assert cache.bytes_held + cache.bytes_offloaded >= cache.bytes_logical
 
 
+@pytest.mark.parametrize("technique", techniques.OURS)
+def test_memory_for_a_prompt_grows_with_its_length_and_not_with_its_square(technique: str) -> None:
+    def peak(n_tokens: int) -> int:
+        model, ids = family("llama"), prompt(1, n_tokens)
+        cache = techniques.build(technique, model, n_tokens // 4)
+        (taken,) = peak_growths((feed(model, cache, ids) for _ in range(1)), "cpu")
+        return taken
+
+    assert peak(2048) < 2.4 * peak(1024)
+
+
 def addresses(storage: Any) -> list[int]:
     return [tensor.data_ptr() for tensor in tree_leaves(vars(storage)) if isinstance(tensor, Tensor)]
 

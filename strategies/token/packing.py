@@ -80,7 +80,7 @@ def fused(work: Callable[..., Any], packed: Tensor) -> Callable[..., Any]:
 def _growing(tensor: Tensor, dim: int = -1) -> Tensor:
     """Its size is no constant of the kernel, or the second size would be compiled anew in mid-run."""
     if not torch.compiler.is_compiling():
-        torch._dynamo.maybe_mark_dynamic(tensor, dim)
+        torch._dynamo.maybe_mark_dynamic(tensor, dim % tensor.dim())  # it takes no negative one, and does not say so
     return tensor
 
 

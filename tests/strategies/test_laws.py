@@ -116,7 +116,7 @@ def test_reported_bytes_are_the_bytes_held(technique: str) -> None:
     assert cache.bytes_held + cache.bytes_offloaded >= cache.bytes_logical
 
 
-@pytest.mark.parametrize("technique", techniques.OURS)
+@pytest.mark.parametrize("technique", techniques.CACHED)
 def test_memory_for_a_prompt_grows_with_its_length_and_not_with_its_square(technique: str) -> None:
     def peak(n_tokens: int) -> int:
         model, ids = family("llama"), prompt(1, n_tokens)

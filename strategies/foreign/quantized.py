@@ -69,9 +69,9 @@ def _require(backend: str, *, on_cpu: bool) -> None:
         why = "strategy.cache.backend=quanto: compiles its CPU kernel at the first step, which is not possible here"
         raise NotImplementedError(f"{why}; valid: a C++ compiler and ninja on the PATH, or another backend or device")
     if backend == "quanto" and on_cpu:
-        import optimum.quanto
-
-        _unlock(Path(optimum.quanto.__file__).parent / "library/extensions/cpp/build")
+        spec = find_spec(module)
+        assert spec is not None and spec.origin is not None
+        _unlock(Path(spec.origin).parent / "library/extensions/cpp/build")
 
 
 def _is_there(module: str) -> bool:

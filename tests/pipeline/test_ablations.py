@@ -38,7 +38,7 @@ def test_every_listed_point_composes_and_asks_for_quality_alone():
     assert {(cell.level, cell.workload, cell.model, cell.seq_len) for cell in cells} == {
         ("ablation", "budgets", "tiny", 512)
     }
-    assert {cell.kv_budget for cell in cells if cell.strategy == "knorm"} == {26, 51, 128, 256, 384}
+    assert {cell.kv_budget for cell in cells if cell.strategy == "knorm"} == {26, 51, 128, 384}
 
 
 def test_what_two_grids_share_is_measured_once_and_a_second_time_not_at_all(listed, tmp_path, capsys):

@@ -49,7 +49,10 @@ def quantized_cache(
     for numbers that the backend or the model does not allow.
     """
     require_full_attention(model, "hf_quantized")
-    _require(backend, on_cpu=model.device.type == "cpu")
+    on_cpu = model.device.type == "cpu"
+    _require(backend, on_cpu=on_cpu)
+    if backend == "quanto" and on_cpu:
+        _unlock(_folder_of(backend) / "library/extensions/cpp/build")
     try:
         return StockQuantizedCache(
             backend, model.config, nbits, q_group_size=q_group_size, residual_length=residual_length
@@ -68,10 +71,6 @@ def _require(backend: str, *, on_cpu: bool) -> None:
     if backend == "quanto" and on_cpu and not _can_compile():
         why = "strategy.cache.backend=quanto: compiles its CPU kernel at the first step, which is not possible here"
         raise NotImplementedError(f"{why}; valid: a C++ compiler and ninja on the PATH, or another backend or device")
-    if backend == "quanto" and on_cpu:
-        spec = find_spec(module)
-        assert spec is not None and spec.origin is not None
-        _unlock(Path(spec.origin).parent / "library/extensions/cpp/build")
 
 
 def _is_there(module: str) -> bool:
@@ -79,6 +78,12 @@ def _is_there(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # the package around it is missing
         return False
+
+
+def _folder_of(backend: str) -> Path:
+    spec = find_spec(PACKAGES[backend][0])
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
 
 
 def _unlock(build: Path) -> None:

@@ -2,10 +2,10 @@
 
     python -m benchmarks.token_level [--grid] [--only NAME[,NAME…]] [HYDRA_OVERRIDE …]
 
-Without --grid what has a bar: one prompt of 4,096 tokens, and steps after many tokens. What is
-measured stands in token_level.yaml. Each arm becomes a record of level `benchmark`; a record that still holds is kept,
-and what is missing is timed together with a reference of its own. In records of workload `against_dynamic_cache`,
-`cost.full` is DynamicCache with stock attention and `cost.full_again` is DynamicCache once more; in those of workload
+Without --grid what has a bar: one prompt of 4,096 tokens, and steps after many tokens. What is measured stands in
+token_level.yaml. Each arm becomes a record of level `benchmark`; a record that still holds is kept, and what is missing
+is timed together with a reference of its own. In records of workload `against_dynamic_cache`, `cost.full` is
+DynamicCache with stock attention and `cost.full_again` is DynamicCache once more; in those of workload
 `seen` they are the same technique after the fewest tokens. Where an arm did not read a prompt for each row, the time to
 its first token is NaN.
 """

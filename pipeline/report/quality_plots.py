@@ -83,10 +83,7 @@ def _side_by_side(shares: Sequence[tuple[Row, float | None]]) -> Iterator[tuple[
         centre = statistics.fmean(share for share, _, _ in members)
         step = min(0.035, SPREAD / len(members))
         for index, (share, _, row) in enumerate(sorted(members, key=lambda place: place[1])):
-            yield (
-                row,
-                share if len(members) == 1 else centre + step * dodge(index, len(members)),
-            )
+            yield row, share if len(members) == 1 else centre + step * dodge(index, len(members))
 
 
 def _point(axes: Axes, row: Row, x: float, value: Interval) -> None:

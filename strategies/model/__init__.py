@@ -1,0 +1,1 @@
+"""Model-level techniques: architectures that hold less by themselves, and the caches that their decoding needs."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline import bars, judgement
+from pipeline.layout import read_all as read_layouts
 from pipeline.report import (
     ablations,
     benchmarks,
@@ -17,6 +18,7 @@ from pipeline.report import (
     evidence,
     figures,
     judged,
+    layout,
     ranking,
     sentences,
     study,
@@ -145,6 +147,13 @@ class Renderer:
             self._pictures(rows[0].setting, study_plots.drawn(found)),
         )
 
+    def layouts(self, results_dir: Path) -> list[Part]:
+        """What the order of keys and values in memory costs on each machine that measured it."""
+        return [
+            Part(layout.title(found), layout.sentences(found), layout.tables(found), [], [], [])
+            for found in read_layouts(results_dir)
+        ]
+
     def _short(self, setting: Setting, rows: Sequence[Row]) -> Part:
         names = evidence.labels(rows)
         return Part(
@@ -191,7 +200,7 @@ class Renderer:
 
 
 def render(results_dir: Path, reports_dir: Path) -> Files:
-    """Raises ValueError where a record or the gates file is corrupt or there are no records."""
+    """Raises ValueError where a record, the gates file or one of layouts is corrupt or there are no records."""
     found, plan = evidence.load(results_dir), bars.load()
     rows = [row for row in found if not benchmarks.is_benchmark(row)]
     written = judgement.read(results_dir)
@@ -215,6 +224,7 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
         ablations=renderer.ablations(),
         benchmark=benchmarks.summary(found, plan),
         bars_at=benchmarks.where(plan),
+        layouts=renderer.layouts(results_dir),
         study=renderer.study(),
         gates=judged.gates(written.gates) if written else None,
         kept=judged.kept(written.kept) if written else [],

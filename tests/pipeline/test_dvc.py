@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from benchmarks import layout
 from pipeline import ROOT, sweep, train
 from pipeline.fingerprint import BY_VALUE, import_closure
 from pipeline.refusals import CONF
@@ -23,7 +24,8 @@ STRATEGIES = list(OmegaConf.load(ROOT / "params.yaml").strategies)
 # How an error is said or a table is shown changes no result; `pipeline` itself holds ROOT alone.
 SHOWN = ["pipeline", "pipeline.run", "pipeline.sweep", "pipeline.refusals"]
 SEEN = ("pipeline.tracking", "pipeline.console")  # how a run is followed changes no result, nor what serves only that
-NO_PART = tuple(f"pipeline.{name}" for name in train.NO_PART)  # in the weights, nor what only these import
+# What has no part in the weights or the numbers, nor what only these import.
+NO_PART = {"train": tuple(f"pipeline.{name}" for name in train.NO_PART), "layout": layout.NO_PART}
 NOT_A_REASON = {
     "token": SHOWN,
     "ablation": SHOWN,
@@ -35,6 +37,7 @@ ENTRY = {
     "token": ["pipeline.run", "pipeline.levels.token", "strategies.cache"],
     "ablation": ["pipeline.ablations", "pipeline.levels.token", "strategies.cache"],
     "benchmark": ["benchmarks.token_level", "strategies.cache"],
+    "layout": ["benchmarks.layout"],
     "gates": ["pipeline.gates", "strategies.cache"],
     "report": ["pipeline.report.__main__"],
 }
@@ -61,7 +64,7 @@ def test_every_strategy_of_ours_is_measured_and_judged_and_those_of_other_packag
 def test_dependencies_cover_the_imported_code(stage):
     deps = [ROOT / path for path in STAGES[stage]["deps"]]
     holds_configuration = stage in ("token", "ablation", "benchmark")  # in its records
-    leave_out = (*SEEN, *(() if holds_configuration else BY_VALUE), *(NO_PART if stage == "train" else ()))
+    leave_out = (*SEEN, *(() if holds_configuration else BY_VALUE), *NO_PART.get(stage, ()))
     for module, path in import_closure(ENTRY[stage], leave_out=leave_out).items():
         covered = any(path == dep or path.is_relative_to(dep) for dep in deps)
         assert covered or module in NOT_A_REASON.get(stage, []), f"{stage} depends on {module}"
@@ -76,7 +79,7 @@ def test_every_dependency_exists_or_is_made():
 
 
 def test_records_survive_an_interrupted_stage():
-    for name in ("hardware", "train", "token", "ablation", "benchmark"):
+    for name in ("hardware", "train", "token", "ablation", "benchmark", "layout"):
         for out in STAGES[name]["outs"]:
             assert next(iter(out.values())) == {"cache": False, "persist": True}, name
 

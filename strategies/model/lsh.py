@@ -56,7 +56,7 @@ class LSHAttention(LlamaAttention):
         shape = (config.num_attention_heads, self.head_dim, n_rotations)
         self.rotations = nn.Parameter(torch.randn(shape), requires_grad=False)
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
@@ -135,7 +135,7 @@ class HashedLayer(OwnLayer):
 
     def reset(self) -> None:
         super().reset()
-        self.__dict__.pop("buckets", None)
+        self.buckets = None  # type: ignore[assignment]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)

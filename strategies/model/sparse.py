@@ -14,10 +14,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, Cache, LlamaConfig, L
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotary_pos_emb
 
+from strategies.model.bigbird import BigBird
 from strategies.model.blockwise import sparse_attention
+from strategies.model.dilated import Dilated
+from strategies.model.longformer import Longformer
 from strategies.model.lsh import HashedLayer, Hashing, LSHAttention
-from strategies.model.patterns import BigBird, Dilated, Longformer, Pattern, Strided
+from strategies.model.patterns import Pattern
 from strategies.model.sparse_cache import PatternLayer, SparseCache
+from strategies.model.strided import Strided
 
 
 def _dilated(layer_idx: int, *, window: int, dilations: list[int]) -> Dilated:
@@ -65,7 +69,7 @@ class SparseAttention(LlamaAttention):
         super().__init__(config, layer_idx)
         self.pattern = pattern
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
@@ -81,7 +85,8 @@ class SparseAttention(LlamaAttention):
         )
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
         if isinstance(past_key_values, SparseCache):
-            output = past_key_values.layers[self.layer_idx].attend(query, key, value, scaling=self.scaling)
+            layer = past_key_values.layers[self.layer_idx]
+            output = layer.attend(query, key, value, scaling=self.scaling)
         else:
             if past_key_values is not None:
                 key, value = past_key_values.update(key, value, self.layer_idx)
@@ -96,8 +101,8 @@ class SparseLlamaForCausalLM(LlamaForCausalLM):
         super().__init__(config)
         for layer_idx, layer in enumerate(self.model.layers):
             pattern = config.pattern_of(layer_idx)
-            hashed = isinstance(pattern, Hashing)
-            layer.self_attn = (LSHAttention if hashed else SparseAttention)(config, layer_idx, pattern)
+            attention = LSHAttention if isinstance(pattern, Hashing) else SparseAttention
+            layer.self_attn = attention(config, layer_idx, pattern)  # type: ignore[arg-type]
         self.post_init()
 
     def new_cache(self, headroom: int) -> SparseCache:
@@ -108,11 +113,13 @@ class SparseLlamaForCausalLM(LlamaForCausalLM):
         )
 
     @wraps(LlamaForCausalLM.forward)
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Raises ValueError for padding: patterns go by the index, which padding would shift."""
         mask = kwargs.get("attention_mask")
         if mask is not None and not bool(mask.all()):
             raise ValueError("attention_mask: padding is not supported; valid: batches of equal-length prompts")
+        if kwargs.get("past_key_values") is None:
+            kwargs["use_cache"] = False  # Transformers would make a cache that holds everything
         return super().forward(*args, **kwargs)
 
     def set_attn_implementation(

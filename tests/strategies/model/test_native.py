@@ -71,7 +71,7 @@ def test_parameters_are_those_of_mha_within_5_percent(name):
 @pytest.mark.parametrize(("name", "elements"), [("mha", 256), ("gqa", 128), ("mqa", 64), ("mla", 48 + 16)])
 @pytest.mark.parametrize("n_tokens", [40, 200])
 def test_bytes_grow_with_the_tokens_as_the_formula_says(name, elements, n_tokens):
-    """Elements of a token in each of the 4 layers: two numbers for each KV head and dimension, or latent and rope key."""
+    """Of a token in each of the 4 layers: keys and values of every KV head, or latent and rope key."""
     assert held(name, n_tokens) == n_tokens * 4 * elements * FLOAT64
 
 

@@ -33,8 +33,8 @@ from pipeline.record import Cost, Record
 from pipeline.refusals import refusals
 
 COMMON = ["workload=cost", "tracking=disabled", "profile.n_decode_trials=8"]
-# Two prefills each, the fewest that have an interval: they take most of the time here.
-POINTS = [*COMMON, "workload.n_new_tokens=33", "profile.n_prefill_trials=2", "profile.max_cell_s=1800"]
+# One prefill each: it takes most of the time here, and what is asked of it is coarse.
+POINTS = [*COMMON, "workload.n_new_tokens=33", "profile.n_prefill_trials=1", "profile.max_cell_s=1800"]
 STREAMS = [*COMMON, "model=bench_small", "workload.seq_len=[4096,8192,16384,32768]", "workload.n_new_tokens=17",
            "profile.n_prefill_trials=1", "strategy.kv_budget=512"]  # fmt: skip
 ROOM = 0.7  # of the free memory that caches may fill; the rest is for what a step takes on top

@@ -26,8 +26,9 @@ def build_cache(model: PreTrainedModel, *, kv_budget: int | None, headroom: int 
     """
     if kv_budget is not None:
         raise ValueError(f"kv_budget={kv_budget}: an architecture keeps what it keeps; valid: null")
-    if hasattr(model, "new_cache"):
-        return model.new_cache(headroom)
+    own: Any = getattr(model, "new_cache", None)
+    if own is not None:
+        return own(headroom)
     if is_latent(model):
         return LatentCache(model, headroom)
     return cache.build_cache(

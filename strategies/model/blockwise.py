@@ -5,6 +5,7 @@ Shapes: B batch, Hq query heads, H KV heads, T queries, N keys, D head_dim; G gr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
@@ -15,6 +16,7 @@ from strategies.attention import causal_attention, grouped_attention
 from strategies.model.patterns import Part, Pattern
 
 BLOCKWISE = 1024  # tokens from which blocks are faster than one masked square, training included
+AT_ONCE = 2**18  # scores that exist at once where parts are put together: these stay in a processor's cache
 
 
 def sparse_attention(pattern: Pattern, query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -> Tensor:
@@ -29,6 +31,7 @@ def sparse_attention(pattern: Pattern, query: Tensor, key: Tensor, value: Tensor
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is kept may be asked for again while training
 def rectangle(pattern: Pattern, n_queries: int, n_keys: int, device: torch.device) -> Tensor | None:
     """The mask [T, N] of the last `n_queries` of `n_keys` tokens; None for a sequence that is plainly causal."""
     position = torch.arange(n_keys)
@@ -37,6 +40,7 @@ def rectangle(pattern: Pattern, n_queries: int, n_keys: int, device: torch.devic
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is kept may be asked for again while training
 def layout(pattern: Pattern, n_tokens: int, device: torch.device) -> list[tuple[Part, Tensor]]:
     """The parts of a sequence, each with the place of every token [n_tokens] among its queries [G · c]."""
     found = []
@@ -51,34 +55,50 @@ def layout(pattern: Pattern, n_tokens: int, device: torch.device) -> list[tuple[
 
 
 def _blockwise(parts: list[tuple[Part, Tensor]], query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    query_rows, key_rows, value_rows = (tokens.permute(2, 0, 1, 3) for tokens in (query, key, value))
-    outputs, weights = [], []
-    for (queries, keys, mask), place in parts:
-        grouped = _gather(queries, query_rows), _gather(keys, key_rows), _gather(keys, value_rows)
-        if len(parts) == 1:
-            output = grouped_attention(*grouped, mask[:, None], scaling=scaling)
-        else:
-            output, log_weight = _weighed(*grouped, mask[:, None, None], scaling)
-            weights.append(log_weight.transpose(1, 2).flatten(0, 1)[place])
-        in_order = embedding(place, output.transpose(1, 2).flatten(0, 1).flatten(1))
-        outputs.append(in_order.view(query_rows.shape))
+    rows = [tokens.permute(2, 0, 1, 3) for tokens in (query, key, value)]
     if len(parts) == 1:
-        return outputs[0].permute(1, 2, 0, 3)
-    share = torch.stack(weights).softmax(0).view(-1, *query_rows.shape[:3], 1)
-    return (torch.stack(outputs) * share).sum(0).permute(1, 2, 0, 3)
+        ((part, place),) = parts
+        grouped_query, grouped_key, grouped_value = _gathered(part, rows)
+        output = grouped_attention(grouped_query, grouped_key, grouped_value, part.mask[:, None], scaling=scaling)
+        return _in_order(output, place).view_as(rows[0]).permute(1, 2, 0, 3)
+    sums = [[_in_order(each, place) for each in _sums(part, rows, scaling)] for part, place in parts]
+    outputs, totals, highest = (
+        torch.stack(each).unflatten(2, (-1, query.shape[1])) for each in zip(*sums, strict=True)
+    )
+    share = (highest - highest.amax(0)).exp()
+    return ((outputs * share).sum(0) / (totals * share).sum(0)).permute(1, 2, 0, 3)
 
 
-def _gather(index: Tensor, rows: Tensor) -> Tensor:
-    """index [G, n] of rows [T, B, H, D] → [G, B · H, n, D]. An embedding, whose gradient is the fastest of its kind."""
-    found = embedding(index, rows.reshape(len(rows), -1))
-    return found.unflatten(-1, (-1, rows.shape[-1])).transpose(1, 2)
+def _gathered(part: Part, rows: list[Tensor]) -> Iterator[Tensor]:
+    """Queries, keys and values [T, B, H, D] → [G, B · H, n, D]. By embeddings, whose gradient is the fastest."""
+    for index, tokens in zip((part.queries, part.keys, part.keys), rows, strict=True):
+        found = embedding(index, tokens.reshape(len(tokens), -1))
+        yield found.unflatten(-1, (-1, tokens.shape[-1])).transpose(1, 2)
 
 
-def _weighed(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """The output of one part and the logarithm of its sum of exponentials, by which parts are put together."""
-    rows = query.unflatten(1, (key.shape[1], -1))
-    score = rows @ key[:, :, None].transpose(-1, -2) * scaling
-    score = score.masked_fill(~mask, torch.finfo(score.dtype).min / 2)  # a query may see nothing of this part
-    log_weight = score.logsumexp(-1, keepdim=True)
-    output = (score - log_weight).exp() @ value[:, :, None]
-    return output.flatten(1, 2), log_weight[..., 0].flatten(1, 2)
+def _in_order(grouped: Tensor, place: Tensor) -> Tensor:
+    """[G, B · Hq, c, n] → [T, B · Hq, n], without the padding."""
+    tokens = grouped.transpose(1, 2).flatten(0, 1)
+    return embedding(place, tokens.flatten(1)).view(len(place), *tokens.shape[1:])
+
+
+def _sums(part: Part, rows: list[Tensor], scaling: float) -> list[Tensor]:
+    """Values weighed by exponentials [G, B · Hq, c, D], their sum, and the score that they are relative to,
+    [G, B · Hq, c, 1] each; by these, parts are put together.
+    """
+    query, key, value = _gathered(part, rows)
+    n_groups = max(AT_ONCE // (query.shape[1] * part.mask[0].numel()), 1)
+    slices = zip(*(each.split(n_groups) for each in (query, key, value, part.mask)), strict=True)
+    sums = [_weighed(few, keys, values, mask, scaling) for few, keys, values, mask in slices]
+    return [torch.cat(each) for each in zip(*sums, strict=True)]
+
+
+def _weighed(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> tuple[Tensor, Tensor, Tensor]:
+    mask = mask[:, None, None]
+    score = query.unflatten(1, (key.shape[1], -1)) @ key[:, :, None].transpose(-1, -2) * scaling
+    least = torch.finfo(score.dtype).min / 2  # where a query sees nothing of this part
+    highest = score.detach().masked_fill(~mask, least).amax(-1, keepdim=True)
+    # Nothing is lost below e^-80, and processors are several times slower where exponentials vanish.
+    weight = (score - highest).clamp(-80, 0).exp() * mask
+    output, total = weight @ value[:, :, None], weight.sum(-1, keepdim=True)
+    return output.flatten(1, 2), total.flatten(1, 2), highest.flatten(1, 2)

@@ -38,6 +38,7 @@ class Plan:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is kept may be asked for again while training
 def planned(pattern: Pattern, n_prompt: int, horizon: int) -> Plan:
     """A new token takes the first slot whose token is dead, so no more slots are used than tokens are alive at once."""
     last = pattern.last_reader(horizon)
@@ -61,6 +62,7 @@ def planned(pattern: Pattern, n_prompt: int, horizon: int) -> Plan:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is kept may be asked for again while training
 def read_slots(pattern: Pattern, plan: Plan, position: int, device: torch.device) -> Tensor | None:
     """The slots that the query at `position` sees; None where these are all that were ever written."""
     keys = pattern.keys(position)

@@ -13,6 +13,7 @@ from pipeline.config import Model
 from pipeline.decoding import Decoder
 from pipeline.library import build_cache
 from pipeline.memory import footprint
+from strategies.model import blockwise
 from strategies.model.sparse import SparseLlamaForCausalLM
 from tests.strategies.model.sparse_models import KINDS, N_LAYERS, PATTERNS, STATIC, VOCAB, config, mask, model, prompt
 
@@ -183,6 +184,21 @@ def test_training_reaches_every_weight_but_the_rotations(kind):
     for name, parameter in trained.named_parameters():
         assert ("rotations" in name) == (not parameter.requires_grad)
         assert not parameter.requires_grad or parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_evaluation_has_prepared_serves_training(kind, monkeypatch):
+    """Masks and blocks are kept by their length, and tensors made in inference mode would not be differentiable."""
+    trained = copy.deepcopy(model(kind)).train()
+    for blocks_from, n_tokens in ((1000, 71), (1, 72)):
+        monkeypatch.setattr(blockwise, "BLOCKWISE", blocks_from)
+        with torch.inference_mode(), Decoder(trained, trained.new_cache(5)) as decoder:
+            decoder.feed(prompt(1, n_tokens))
+            decoder.feed(prompt(1, 5))
+        trained(prompt(2, n_tokens)).logits.square().mean().backward()
+        with Decoder(trained, trained.new_cache(5)) as decoder:
+            decoder.feed(prompt(1, n_tokens))
+    assert all(parameter.grad.isfinite().all() for parameter in trained.parameters() if parameter.requires_grad)
 
 
 def test_a_window_of_everything_is_llama():

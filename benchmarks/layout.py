@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock
 
 from benchmarks.kv_layouts import Contiguous, Paged, Shape, Tokens, fused, products, random_tokens
-from pipeline import ROOT, hardware, intervals, layout, timing
+from pipeline import ROOT, hardware, intervals, layout, record, timing
 from pipeline.fingerprint import BY_VALUE, code_hashes, digest
 from pipeline.layout import AGAIN, REFERENCE, Layouts, Plan, Point, Timed
 from pipeline.refusals import refusals
@@ -46,7 +46,7 @@ def run(results_dir: Path, plan: Plan = DEFAULT) -> Path:
                 "n_threads": hardware.n_usable_cores(),
             }
             points = list(measured(plan))
-            layout.write(Layouts(fingerprint=asked, environment=environment, plan=plan, points=points), path)
+            record.write(Layouts(fingerprint=asked, environment=environment, plan=plan, points=points), path)
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,14 +60,6 @@ class Layouts(_Frozen):
 
 def path_of(results_dir: Path, hardware_id: str) -> Path:
     return results_dir / FOLDER / f"{hardware_id}.json"
-
-
-def write(found: Layouts, path: Path) -> None:
-    """The file is the old one or the whole new one, whatever kills the process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(found.model_dump_json(indent=1) + "\n")
-    os.replace(partial, path)
 
 
 def read(path: Path) -> Layouts:

@@ -181,7 +181,7 @@ def path_of(cell: Cell, results_dir: Path, hardware_id: str) -> Path:
     return results_dir / cell.level / cell.strategy / hardware_id / f"{cell.slug}.json"
 
 
-def write(record: Record, path: Path) -> None:
+def write(record: BaseModel, path: Path) -> None:
     """Write so that the file is either the old one or the whole new one, whatever kills the process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline import layout as measured
+from pipeline import record
 from pipeline.layout import AGAIN, REFERENCE, Layouts, Plan, Point, Timed
 from pipeline.report import layout, render
 from pipeline.report import quantities as q
@@ -65,7 +66,7 @@ def test_every_machine_that_measured_it_is_in_the_report_and_without_any_there_i
     factory.store([factory.timed("full")], tmp_path)
     assert "lie in memory" not in render.render(tmp_path, tmp_path / "reports")["report.md"].decode()
     for machine in ("machine-a", "machine-b"):
-        measured.write(
+        record.write(
             TWO.model_copy(update={"environment": TWO.environment | {"hardware_id": machine}}),
             measured.path_of(tmp_path, machine),
         )

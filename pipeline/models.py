@@ -34,7 +34,7 @@ class Spec(ModelSpec, Protocol):
 
 @dataclass(frozen=True)
 class LoadedModel:
-    model: PreTrainedModel  # in eval mode, sdpa attention
+    model: PreTrainedModel  # in eval mode, sdpa attention where its class has it
     name: str
     weights_sha256: str | None  # of an embedded checkpoint; see `identity` for any model
     tokenizer_path: Path | None
@@ -127,6 +127,8 @@ def configured(spec: Spec) -> PreTrainedConfig:
     if place is None:
         return config_of(spec)
     folders.check(place)
+    if spec.source == "checkpoint":
+        config_of(spec)  # whose class may be one of ours, which Transformers knows once it is imported
     with quiet(), _one_line(place):
         config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     _check_causal(place, config)
@@ -190,8 +192,8 @@ def _pretrained(place: Path, dtype: torch.dtype, device: str) -> PreTrainedModel
 
     with quiet(), _one_line(place):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            place, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True,
-            trust_remote_code=False, output_loading_info=True,
+            place, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False,
+            output_loading_info=True,
         )  # fmt: skip
     model, found = loaded
     lacking = sorted(found["missing_keys"] | {name for name, *_ in found["mismatched_keys"]})

@@ -1,8 +1,8 @@
-"""How an embedded model is trained, as data: the values of conf/train.yaml."""
+"""How an embedded model is trained, as data: the values of conf/train.yaml and conf/recipe."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -49,6 +49,8 @@ class Phase(_Frozen):
 
 
 class Recipe(_Frozen):
+    starts_from: str | None  # a model whose checkpoint is pooled to fewer KV heads; null: random weights
+    accepted_when: Literal["gates", "formed", "trained"]  # every gate passes; recall forms in the first phase; always
     learning_rate: Annotated[float, Field(gt=0)]
     final_share: Share
     n_warmup_steps: Count

@@ -73,9 +73,9 @@ class TrainingTracker:
         if self._run:
             self._run.log(metrics.training_row(step, point, learning_rate))
 
-    def judge(self, gates: list[Gate]) -> None:
+    def judge(self, gates: list[Gate], accepted: bool) -> None:
         if self._run:
-            self._run.summary.update(metrics.gates(gates) | {"passed": all(gate.passed for gate in gates)})
+            self._run.summary.update(metrics.gates(gates) | {"accepted": accepted})
 
     def attach(self, story: Path) -> None:
         """How the checkpoint came to be; its weights are in git."""

@@ -1,42 +1,32 @@
-"""Train an embedded model from scratch: `python -m pipeline.train model=tiny`.
+"""Train embedded models from scratch: `python -m pipeline.train model=tiny`, or several side by side.
 
-Seeds are tried in turn until every gate of `pipeline.gates` passes, and only then is the checkpoint replaced. The same
+Seeds are tried in turn until one is accepted as the recipe says, and only then is the checkpoint replaced. The same
 seed, number of threads and versions give the same weights on one machine; other machines may round differently. Where
 the checkpoint already comes from this code and these options nothing is trained; delete its folder to train it anyway.
+A training that was killed goes on where it was a minute before.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
+import subprocess
 import sys
-import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from pipeline import fingerprint, hardware, models, shapes, tracking
+from pipeline import checkpoints, hardware, models, shapes, tracking
 from pipeline.refusals import CONF, refusals
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-    from torch import Tensor
-    from transformers import PreTrainedConfig, PreTrainedModel
-
-    from pipeline.judgement import Gate
     from pipeline.recipe import Training
-    from pipeline.tracking import TrainingTracker
-    from pipeline.trainer import Trainer
 
-USAGE = """usage: python -m pipeline.train [model=NAME] [seed=N] [n_seeds=N] [n_threads=N] [recipe.FIELD=VALUE ...]
+USAGE = """usage: python -m pipeline.train [model=NAME[,NAME ...]] [recipe=NAME] [seed=N] [n_seeds=N] [n_threads=N]
+                                [recipe.FIELD=VALUE ...]
 
-Trains an embedded model from scratch and writes its checkpoint; conf/train.yaml holds the recipe."""
-STORY = "training.json"
-# Saying errors, hashing, loading, judging and following have no part in the weights.
-NO_PART = ("refusals", "fingerprint", "models", "gates", "tracking")
+Trains embedded models and writes their checkpoints; conf/recipe says how. Several models are trained side by side, one
+process for each `n_threads` cores."""
 
 
 def main(arguments: list[str]) -> int:
@@ -44,14 +34,22 @@ def main(arguments: list[str]) -> int:
         print(USAGE)
         return 0
     with refusals():
-        training = configured(arguments)
-        config = shapes.config_of(training.model)
-    if is_up_to_date(training):
-        print(f"{training.model.path} is up to date")
-        return 0
-    with refusals():
-        tracking.check(training.tracking)
-    return train(training, config)
+        jobs = split(arguments)
+        asked = [configured(job) for job in jobs]
+        for training in asked:
+            shapes.config_of(training.model)
+            tracking.check(training.tracking)
+    outdated = [job for job, training in zip(jobs, asked, strict=True) if not _is_up_to_date(training)]
+    if len(jobs) > 1:
+        return side_by_side(outdated, asked[0].n_threads)
+    return train(asked[0]) if outdated else 0
+
+
+def split(overrides: list[str]) -> list[list[str]]:
+    """The overrides of each model: `model=a,b` asks for two."""
+    names = [given.removeprefix("model=") for given in overrides if given.startswith("model=")]
+    others = [given for given in overrides if not given.startswith("model=")]
+    return [[*others, f"model={name}"] for name in names[-1].split(",")] if names else [others]
 
 
 def configured(overrides: list[str]) -> Training:
@@ -63,121 +61,62 @@ def configured(overrides: list[str]) -> Training:
     return Training.of(content)
 
 
-def inputs(training: Training) -> str:
-    """Hash of what the weights are made of: code without comments and docstrings, recipe, shape, seed, threads."""
-    leave_out = {*fingerprint.BY_VALUE, *(f"pipeline.{name}" for name in NO_PART)}
-    asked = training.model_dump(include={"recipe": True, "model": {"config"}, "seed": True, "n_threads": True})
-    return fingerprint.digest(
-        {"asked": asked, "code": fingerprint.code_hashes(["pipeline.train"], leave_out=leave_out)}
-    )
+def side_by_side(jobs: list[list[str]], n_threads: int) -> int:
+    """One process for each, as many at a time as there are cores for; 1 when any of them failed."""
+    n_at_once = max(hardware.n_usable_cores() // n_threads, 1)
+    with ThreadPoolExecutor(n_at_once) as pool:
+        return max(pool.map(_in_a_process, jobs), default=0)
 
 
-def is_up_to_date(training: Training) -> bool:
-    """The checkpoint is the one that this very training wrote."""
-    folder = models.folder_of(training.model.path or "")
-    if not (folder / STORY).is_file() or not (folder / models.WEIGHTS).is_file():
-        return False
-    story = json.loads((folder / STORY).read_text())
-    made_here = story.get("inputs") == inputs(training)
-    return made_here and story["weights_sha256"] == models.file_sha256(folder / models.WEIGHTS)
-
-
-def train(training: Training, config: PreTrainedConfig) -> int:
-    """0 when a seed passed every gate; 1, with the old checkpoint untouched, when none did."""
+def train(training: Training) -> int:
+    """0 when a seed was accepted, or when recall formed in none, which is then the result; 1, with the old checkpoint
+    untouched, when none passed its gates.
+    """
     import torch
 
     from pipeline import corpus
+    from pipeline.attempt import Attempt
 
     torch.set_num_threads(training.n_threads)
     tokenizer, text = corpus.training_text()
+    folder = models.folder_of(training.model.path or "")
     for seed in range(training.seed, training.seed + training.n_seeds):
-        if _attempt(training, config, seed, tokenizer, text):
-            print(f"seed {seed} passed every gate; checkpoint in {models.folder_of(training.model.path or '')}")
-            return 0
-        print(f"seed {seed} failed a gate", file=sys.stderr)
-    print(f"no seed passed; {training.model.path} is as it was", file=sys.stderr)
+        attempt = Attempt(training, seed, tokenizer, text)
+        config_of_run = training.model_dump(exclude={"tracking"})
+        with tracking.track_training(training.tracking, training.model.name, seed, config_of_run) as tracker:
+            attempt.run(tracker)
+            if attempt.accepted:
+                checkpoints.save(attempt.trainer.model, tokenizer.to_str(pretty=True), attempt.story(), folder)
+                tracker.attach(folder / checkpoints.STORY)
+                attempt.forget()
+                print(f"seed {seed} was accepted; checkpoint in {folder}")
+                return 0
+        print(f"seed {seed} was not accepted: {_why_not(training)}", file=sys.stderr)
+    if training.recipe.accepted_when == "formed":
+        checkpoints.save(None, "", attempt.story(), folder)
+        print(f"recall formed with no seed; {folder / checkpoints.STORY} says so")
+        return 0
+    print(f"no seed was accepted; {training.model.path} is as it was", file=sys.stderr)
     return 1
 
 
-def _attempt(training: Training, config: PreTrainedConfig, seed: int, tokenizer: Tokenizer, text: Tensor) -> bool:
-    """Train one seed, judge it, and save it if it passed."""
-    import torch
-
-    from pipeline import corpus, gates
-
-    config_of_run = training.model_dump(exclude={"tracking"})
-    with tracking.track_training(training.tracking, training.model.name, seed, config_of_run) as tracker:
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
-        model = shapes.random_model(config, torch.float32, "cpu", seed)
-        trainer = _fit(model, training, text, seed, tracker)
-        wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
-        judged = gates.judge(model.eval(), corpus.encode_held_out(tokenizer))
-        gates.show(judged)
-        tracker.judge(judged)
-        passed = all(gate.passed for gate in judged)
-        if passed:
-            folder = models.folder_of(training.model.path or "")
-            story = _story(training, trainer, judged) | {"seed": seed, "wall_s": wall_s, "cpu_s": cpu_s}
-            save(model, tokenizer.to_str(pretty=True), story, folder)
-            tracker.attach(folder / STORY)
-    return passed
+def _why_not(training: Training) -> str:
+    return "it failed a gate" if training.recipe.accepted_when == "gates" else "recall did not form"
 
 
-def _fit(model: PreTrainedModel, training: Training, text: Tensor, seed: int, tracker: TrainingTracker) -> Trainer:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from pipeline.trainer import Trainer
-
-    trainer = Trainer(model, training.recipe, text, seed)
-    n_steps = sum(phase.n_steps for phase in training.recipe.phases)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        bar, n_logged = progress.add_task(f"seed {seed}", total=n_steps), 0
-
-        def report(done: int, label: str) -> None:
-            nonlocal n_logged
-            progress.update(bar, completed=done, description=f"seed {seed}, {label}")
-            for point in trainer.curve[n_logged:]:
-                tracker.log(done, point, trainer.optimizer.param_groups[0]["lr"])
-            n_logged = len(trainer.curve)
-
-        trainer.run(report)
-    return trainer
+def _is_up_to_date(training: Training) -> bool:
+    if up_to_date := checkpoints.is_up_to_date(training):
+        print(f"{training.model.path} is up to date")
+    return up_to_date
 
 
-def _story(training: Training, trainer: Trainer, judged: list[Gate]) -> dict[str, Any]:
-    """Everything that says where a checkpoint came from."""
-    from pipeline import corpus
-
-    return {
-        "name": training.model.name,
-        "inputs": inputs(training),
-        "corpus_sha256": corpus.corpus_sha256(),
-        "recipe": training.recipe.model_dump(),
-        "n_threads": training.n_threads,
-        "gates": [gate.model_dump() for gate in judged],
-        "phases": trainer.solved,
-        "n_tokens": trainer.n_tokens,
-        "curve": trainer.curve,
-        "versions": hardware.versions(),
-    }
-
-
-def save(model: PreTrainedModel, tokenizer: str, story: dict[str, Any], folder: Path) -> None:
-    """Write the whole checkpoint beside `folder`, then put it in its place: never half of one and half of another."""
-    partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
-    for left_over in (partial, old):
-        shutil.rmtree(left_over, ignore_errors=True)
-    with models.quiet():
-        model.save_pretrained(partial)
-    (partial / models.WEIGHTS).chmod(0o644)  # safetensors leaves it to its owner alone
-    (partial / "tokenizer.json").write_text(tokenizer)
-    story = {**story, "weights_sha256": models.file_sha256(partial / models.WEIGHTS)}
-    (partial / STORY).write_text(json.dumps(story, indent=1) + "\n")
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
+def _in_a_process(job: list[str]) -> int:
+    name = job[-1].removeprefix("model=")
+    command = [sys.executable, "-m", "pipeline.train", *job]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout or ():
+            print(f"{name}: {line}", end="", flush=True)
+    return process.returncode
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ROOT, record, train
+from pipeline import ROOT, checkpoints, record, train
 from pipeline.record import Record
 from tests.pipeline import wandb_server
 from tests.pipeline.run_file import WANDB, without_wandb
@@ -53,7 +53,7 @@ def copy_of_the_project(folder: Path) -> None:
 
 def stamp(story: Path) -> None:
     """Make the checkpoint the one that this code trains: training takes minutes, and is not what is asked here."""
-    content = json.loads(story.read_text()) | {"inputs": train.inputs(train.configured([]))}
+    content = json.loads(story.read_text()) | {"inputs": checkpoints.inputs(train.configured([]))}
     story.write_text(json.dumps(content))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from pipeline import ROOT, batches, corpus, gates, models, shapes, tasks, train
+from pipeline import ROOT, attempt, batches, checkpoints, corpus, gates, models, shapes, tasks, train
 from pipeline.batches import GROUPS
 from pipeline.gates import recall_accuracy
 from pipeline.recipe import Phase
@@ -55,7 +55,8 @@ def trained(*overrides: str, seed: int = 0, text: torch.Tensor = TEXT) -> Traine
     torch.set_num_threads(asked.n_threads)
     model = shapes.random_model(shapes.config_of(asked.model), torch.float32, "cpu", seed)
     trainer = Trainer(model, asked.recipe, text, seed)
-    trainer.run(lambda done, label: None)
+    for _ in trainer.steps():
+        pass
     return trainer
 
 
@@ -137,7 +138,7 @@ def test_a_seed_that_fails_its_gates_leaves_the_old_checkpoint(tmp_path, monkeyp
     monkeypatch.setattr(corpus, "encode_held_out", lambda tokenizer: TEXT)
     assert train.main([SHORT, f"model.path={tmp_path}", "n_seeds=1", "tracking=disabled"]) == 1
     assert (tmp_path / "model.safetensors").read_bytes() == b"old"
-    assert "seed 0 failed a gate" in capsys.readouterr().err
+    assert "seed 0 was not accepted: it failed a gate" in capsys.readouterr().err
 
 
 def test_a_training_is_followed_step_by_step(tmp_path, monkeypatch):
@@ -161,7 +162,7 @@ def test_a_training_is_followed_step_by_step(tmp_path, monkeypatch):
         assert logged.summary[f"gate/{gate['name']}_t{gate['seq_len']}"] == gate["value"]
     assert logged.artifacts == {"training": {"training.json": (tmp_path / "tiny/training.json").read_bytes()}}
     assert logged.run["job_type"] == "train" and logged.run["display_name"] == "tiny-seed3"
-    assert logged.config["seed"] == 3 and logged.summary["passed"] is True
+    assert logged.config["seed"] == 3 and logged.summary["accepted"] is True
 
 
 def test_saving_replaces_the_whole_folder_and_a_left_over_of_a_killed_one(tmp_path):
@@ -169,7 +170,7 @@ def test_saving_replaces_the_whole_folder_and_a_left_over_of_a_killed_one(tmp_pa
     (tmp_path / ".tiny.partial").mkdir()
     (tmp_path / ".tiny.partial/half").write_text("half")
     for seed in (1, 2):
-        train.save(model, "{}", {"seed": seed}, folder)
+        checkpoints.save(model, "{}", {"seed": seed}, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"] and not (folder / "half").exists()
     story = json.loads((folder / "training.json").read_text())
     assert story == {"seed": 2, "weights_sha256": models.file_sha256(folder / "model.safetensors")}
@@ -203,44 +204,44 @@ def test_the_committed_checkpoint_says_how_it_was_trained():
 
 def test_the_committed_checkpoint_is_what_this_code_trains(capsys):
     """Other code or another recipe needs another checkpoint: python -m pipeline.train"""
-    assert train.is_up_to_date(train.configured([]))
+    assert checkpoints.is_up_to_date(train.configured([]))
     assert train.main([]) == 0
     assert capsys.readouterr().out == "models/tiny is up to date\n"
 
 
 @pytest.mark.parametrize("change", ["seed=1", "n_threads=2", "recipe.max_gap=1", "model.config.hidden_size=128"])
 def test_other_inputs_are_trained_again(change):
-    assert not train.is_up_to_date(train.configured([change]))
+    assert not checkpoints.is_up_to_date(train.configured([change]))
 
 
 @pytest.mark.parametrize("change", ["n_seeds=9", "model.title=Another"])
 def test_what_no_weight_depends_on_is_not_trained_again(change):
-    assert train.is_up_to_date(train.configured([change]))
+    assert checkpoints.is_up_to_date(train.configured([change]))
 
 
-@pytest.mark.parametrize("lost", [models.WEIGHTS, train.STORY])
+@pytest.mark.parametrize("lost", [models.WEIGHTS, checkpoints.STORY])
 def test_a_checkpoint_that_was_changed_or_lost_is_trained_again(tmp_path, lost):
     folder = shutil.copytree(ROOT / "models/tiny", tmp_path / "tiny")
     copied = train.configured([f"model.path={folder}"])
-    assert train.is_up_to_date(copied)
+    assert checkpoints.is_up_to_date(copied)
     (folder / models.WEIGHTS).write_bytes(b"changed")
-    assert not train.is_up_to_date(copied)
+    assert not checkpoints.is_up_to_date(copied)
     (folder / lost).unlink()
-    assert not train.is_up_to_date(copied)
+    assert not checkpoints.is_up_to_date(copied)
 
 
 def test_code_that_trains_is_part_of_the_inputs_and_code_that_judges_is_not(monkeypatch):
     """No weight changes when a gate does."""
-    hashed, code_hashes = set[str](), train.fingerprint.code_hashes
+    hashed, code_hashes = set[str](), checkpoints.fingerprint.code_hashes
 
     def noted(*given, **leave_out):
         found = code_hashes(*given, **leave_out)
         hashed.update(found)
         return found
 
-    monkeypatch.setattr(train.fingerprint, "code_hashes", noted)
-    train.inputs(train.configured([]))
-    parts = ("train", "trainer", "recipe", "batches", "tasks", "corpus", "shapes")
+    monkeypatch.setattr(checkpoints.fingerprint, "code_hashes", noted)
+    checkpoints.inputs(train.configured([]))
+    parts = ("trainer", "batches", "tasks", "corpus", "shapes")
     assert hashed == {f"pipeline.{part}" for part in parts}
 
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline import ROOT, checkpoints, corpus, gates, hardware, models, shapes, tracking
+from pipeline import ROOT, checkpoints, corpus, gates, hardware, models, shapes
 from pipeline.judgement import Gate
 from pipeline.recipe import Training
 from pipeline.tracking import TrainingTracker
@@ -30,7 +30,7 @@ class Attempt:
     """What `run` leaves behind says how it went."""
 
     def __init__(self, training: Training, seed: int, tokenizer: Tokenizer, text: Tensor) -> None:
-        self.training, self.seed, self.tokenizer = training, seed, tokenizer
+        self.training, self.seed, self.tokenizer, self.text = training, seed, tokenizer, text
         self.stamp = checkpoints.inputs(training)
         self.trainer = Trainer(start(training, seed), training.recipe, text, seed)
         self.milestones: list[dict[str, Any]] = []  # of what starts from another model: before, between and after
@@ -56,16 +56,30 @@ class Attempt:
                 keep()
                 self._reach_milestone(self.trainer.n_done)
         self._keep()
-        self.gates = self._judged()
-        gates.show(self.gates)
+        if len(self.trainer.solved) == len(self.training.recipe.phases):
+            self.gates = self._judged()
+            gates.show(self.gates)
         tracker.judge(self.gates, self.accepted)
 
-    def story(self) -> dict[str, Any]:
-        """Everything that says where a checkpoint came from."""
+    def seconds_needed(self) -> float:
+        """Of processors, for the whole recipe, by the second step of each phase on a model that is thrown away."""
+        needed_s = 0.0
+        for phase in self.training.recipe.phases:
+            recipe = self.training.recipe.model_copy(update={"phases": [phase.model_copy(update={"n_steps": 2})]})
+            steps = Trainer(start(self.training, self.seed), recipe, self.text, self.seed).steps()
+            next(steps)
+            started = time.process_time()
+            next(steps)
+            needed_s += phase.n_steps * (time.process_time() - started)
+        return needed_s
+
+    def story(self, why_not: str = "") -> dict[str, Any]:
+        """Everything that says where a checkpoint came from, or `why_not` there is none."""
         training, trainer = self.training, self.trainer
         return {
             "name": training.model.name,
-            "outcome": "trained" if self.accepted else checkpoints.NOT_FORMED,
+            "outcome": checkpoints.NOT_TRAINED if why_not else checkpoints.TRAINED,
+            "reason": why_not,
             "inputs": self.stamp,
             "corpus_sha256": corpus.corpus_sha256(),
             "config": training.model.config,

@@ -19,7 +19,7 @@ STORY = "training.json"
 TRAINS = ("pipeline.trainer", "pipeline.corpus", "pipeline.shapes")  # with all that these import
 # Values enter by themselves, and what decoding holds has no part in training.
 NO_PART = ("pipeline.recipe", "strategies.model.sparse_cache")
-NOT_FORMED = "not trained within budget"
+TRAINED, NOT_TRAINED = "trained", "not trained within budget"
 
 
 def inputs(training: Training) -> str:
@@ -46,13 +46,13 @@ def story_in(folder: Path) -> dict[str, Any] | None:
 
 
 def is_up_to_date(training: Training) -> bool:
-    """What is there is what this very training wrote, be it weights or the word that recall did not form."""
+    """What is there is what this very training wrote, be it weights or the word that there are none."""
     folder = models.folder_of(training.model.path or "")
     story = story_in(folder)
     if story is None or story.get("inputs") != inputs(training):
         return False
     weights = folder / models.WEIGHTS
-    if story["outcome"] == NOT_FORMED:
+    if story["outcome"] == NOT_TRAINED:
         return not weights.is_file()
     return weights.is_file() and story["weights_sha256"] == models.file_sha256(weights)
 
@@ -63,8 +63,8 @@ def check(spec: models.Spec) -> None:
     if story is None:
         return
     place, again = f"model.path={spec.path}", f"valid: what `python -m pipeline.train model={spec.name}` writes"
-    if story["outcome"] == NOT_FORMED:
-        raise ValueError(f"{place}: {NOT_FORMED}, so it has no weights; valid: model.source=random workload=cost")
+    if story["outcome"] == NOT_TRAINED:
+        raise ValueError(f"{place}: {NOT_TRAINED}, so it has no weights; valid: model.source=random workload=cost")
     if story["config"] != spec.config:
         raise ValueError(f"{place}: was trained with another model.config than this one; {again}")
     if story["weights_sha256"] != models.file_sha256(models.folder_of(spec.path or "") / models.WEIGHTS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline import hardware, models, text
+from pipeline import checkpoints, hardware, models, text
 from pipeline.variants import takes_budget
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ def check(experiment: Experiment) -> None:
         _check_room(experiment, cell.seq_len)
     if experiment.model.hard_limit:
         check_positions(experiment, experiment.model.max_seq_len)
-    models.check(experiment.model)
+    for model in {experiment.model.name: experiment.model, experiment.reference.name: experiment.reference}.values():
+        models.check(model)
+        checkpoints.check(model)
     if experiment.workload.text is not None:
         text.check(experiment.workload.text)
 
@@ -53,6 +55,8 @@ def _check_device(experiment: Experiment) -> None:
 
 
 def _check_quality(experiment: Experiment) -> None:
+    if experiment.level.name == "model":
+        return  # whose architectures may not have been trained, which is a row of its own
     if "quality" in experiment.workload.measure and experiment.model.source == "random":
         raise ValueError(
             f"model.source=random: random weights of {experiment.model.name} have no quality to measure; "

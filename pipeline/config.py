@@ -33,12 +33,6 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class Level(_Frozen):
-    name: Literal["token", "ablation", "study"]
-    dry_run: dict[str, Any]
-    measure: dict[str, Any]
-
-
 class Weights(_Frozen):
     name: Literal["none"]
 
@@ -111,6 +105,13 @@ class Model(_Frozen):
         if self.source != "hub" or not self.path:
             return self.name
         return _file_name(self.path) + (f"@{_safe(self.revision)}" if self.revision else "")
+
+
+class Level(_Frozen):
+    name: Literal["token", "ablation", "study", "model"]
+    dry_run: dict[str, Any]
+    measure: dict[str, Any]
+    reference: Model | None = None  # whose cache is the baseline; null: the model that is measured
 
 
 class Workload(_Frozen):
@@ -186,6 +187,11 @@ class Experiment(_Frozen):
     @cached_property
     def resolved(self) -> dict[str, Any]:
         return self.model_dump()
+
+    @property
+    def reference(self) -> Model:
+        """The model of the baseline."""
+        return self.level.reference or self.model
 
     @property
     def results_path(self) -> Path:

@@ -40,7 +40,8 @@ def fingerprint(resolved: dict[str, Any], cell: Cell, hardware: dict[str, Any], 
         "code": code_hashes(targets(resolved), root),
         "versions": versions(),
         "hardware": hardware,
-        "model": models.identity(*(resolved["model"][name] for name in ("source", "path", "revision"))),
+        "model": _identity(resolved["model"]),
+        "reference": _identity(_reference(resolved)),
         "text": _text_hash(resolved["workload"]),
     }
     return digest(parts)
@@ -50,14 +51,27 @@ def baseline_key(resolved: dict[str, Any], cell: Cell, hardware: dict[str, Any],
     """sha256 over all that the reference's logits depend on but its tokens, whatever is compared with it."""
     influential = _influential(resolved)
     parts = {
-        "config": {name: influential[name] for name in ("baseline", "model", "weights", "engine")},
+        "config": {name: influential[name] for name in ("baseline", "weights", "engine")},
         "computed": [cell.dtype, cell.device, cell.seed, resolved["profile"]["n_threads"] or n_usable_cores()],
-        "code": code_hashes([*targets([resolved["baseline"], resolved["level"]])], root),
+        "code": code_hashes([*targets([resolved["baseline"], resolved["level"], _reference(resolved)])], root),
         "versions": versions(),
         "hardware": hardware,
-        "model": models.identity(*(resolved["model"][name] for name in ("source", "path", "revision"))),
+        "model": [_shape(_reference(resolved)), _identity(_reference(resolved))],
     }
     return digest(parts)
+
+
+def _reference(resolved: dict[str, Any]) -> dict[str, Any]:
+    """The model of the baseline."""
+    return resolved["level"].get("reference") or resolved["model"]
+
+
+def _identity(model: dict[str, Any]) -> dict[str, Any]:
+    return models.identity(*(model[name] for name in ("source", "path", "revision")))
+
+
+def _shape(model: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in model.items() if name not in _NO_INFLUENCE_WITHIN["model"]}
 
 
 def digest(parts: Any) -> str:

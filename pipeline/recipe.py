@@ -72,6 +72,7 @@ class Training(_Frozen):
     seed: Annotated[int, Field(ge=0)]
     n_seeds: Count
     n_threads: Count
+    max_s: Annotated[float, Field(gt=0)]  # of a core; a seed that would take longer is not begun
     recipe: Recipe
 
     @classmethod
@@ -83,10 +84,10 @@ class Training(_Frozen):
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
             raise ValueError(f"{field}={first['input']}: not possible; valid: {_valid(first['msg'])}") from None
-        if training.model.source != "checkpoint" or not training.model.path or not training.model.config:
+        if training.model.source == "hub" or not training.model.path or not training.model.config:
             raise ValueError(
                 f"model={training.model.name}: source={training.model.source} is not trained here; "
-                "valid: a model of source checkpoint with path and config, such as model=tiny"
+                "valid: a model with path and config, such as model=tiny"
             )
         return training
 

@@ -20,6 +20,9 @@ from pipeline import checkpoints, hardware, models, shapes, tracking
 from pipeline.refusals import CONF, refusals
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.attempt import Attempt
     from pipeline.recipe import Training
 
 USAGE = """usage: python -m pipeline.train [model=NAME[,NAME ...]] [recipe=NAME] [seed=N] [n_seeds=N] [n_threads=N]
@@ -69,7 +72,7 @@ def side_by_side(jobs: list[list[str]], n_threads: int) -> int:
 
 
 def train(training: Training) -> int:
-    """0 when a seed was accepted, or when recall formed in none, which is then the result; 1, with the old checkpoint
+    """0 when a seed was accepted, or when none was and that is the result, see `_give_up`; 1, with the old checkpoint
     untouched, when none passed its gates.
     """
     import torch
@@ -80,6 +83,10 @@ def train(training: Training) -> int:
     torch.set_num_threads(training.n_threads)
     tokenizer, text = corpus.training_text()
     folder = models.folder_of(training.model.path or "")
+    attempt = Attempt(training, training.seed, tokenizer, text)
+    if (needed_s := attempt.seconds_needed()) > training.max_s:
+        why = f"one seed would take {needed_s / 60:,.0f} min of a core, allowed are {training.max_s / 60:,.0f}"
+        return _give_up(attempt, why, folder)
     for seed in range(training.seed, training.seed + training.n_seeds):
         attempt = Attempt(training, seed, tokenizer, text)
         config_of_run = training.model_dump(exclude={"tracking"})
@@ -93,11 +100,19 @@ def train(training: Training) -> int:
                 return 0
         print(f"seed {seed} was not accepted: {_why_not(training)}", file=sys.stderr)
     if training.recipe.accepted_when == "formed":
-        checkpoints.save(None, "", attempt.story(), folder)
-        print(f"recall formed with no seed; {folder / checkpoints.STORY} says so")
-        return 0
+        return _give_up(attempt, f"recall did not form with {training.n_seeds} seeds", folder)
     print(f"no seed was accepted; {training.model.path} is as it was", file=sys.stderr)
     return 1
+
+
+def _give_up(attempt: Attempt, why: str, folder: Path) -> int:
+    """That an architecture cannot be trained here is a result too, and 0; but not where there are weights already."""
+    if (folder / models.WEIGHTS).is_file():
+        print(f"{why}; {folder} is as it was", file=sys.stderr)
+        return 1
+    checkpoints.save(None, "", attempt.story(why), folder)
+    print(f"{checkpoints.NOT_TRAINED}: {why}; {folder / checkpoints.STORY} says so")
+    return 0
 
 
 def _why_not(training: Training) -> str:

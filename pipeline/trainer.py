@@ -47,7 +47,7 @@ class Trainer:
         return self._step_of_phase + sum(phase["n_steps"] or 0 for phase in self.solved)
 
     def steps(self) -> Iterator[str]:
-        """Train on, and say after every step what goes on. Where recall has to form, nothing follows when it did not."""
+        """Train on, and say after every step what goes on. Where recall had to form and did not, nothing follows."""
         for index in range(len(self.solved), len(self.recipe.phases)):
             if self.recipe.accepted_when == "formed" and index > 0 and not self.formed:
                 return
@@ -119,7 +119,9 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
         self.optimizer.step()
         self.n_tokens += batch.tokens.numel()
-        return {f"{name}_nll": round(loss.item(), 4) for name, loss in losses.items()} | _accuracy(logits, targets, groups)
+        return {f"{name}_nll": round(loss.item(), 4) for name, loss in losses.items()} | _accuracy(
+            logits, targets, groups
+        )
 
     def _head(self, hidden_ND: Tensor) -> Tensor:
         """[N, V]; what an embedded model does to its last hidden state."""

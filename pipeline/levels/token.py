@@ -1,4 +1,4 @@
-"""Token level: one KV-cache technique against the full cache, what it costs and what it keeps."""
+"""One technique against the full cache, what it costs and what it keeps; or one architecture against another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline import baseline, calibration, hardware, models, quality, timing
+from pipeline import baseline, calibration, checkpoints, hardware, models, quality, timing
 from pipeline.checks import check_positions
 from pipeline.config import Experiment, Model
 from pipeline.decoding import Decoder
@@ -33,7 +33,7 @@ from pipeline.prompts import prompts
 from pipeline.quality import Arms
 from pipeline.record import Cell, Cost, Predicted, Quality
 
-_loaded: dict[tuple[object, ...], models.LoadedModel] = {}  # the last one: a grid stays with one model
+_loaded: dict[tuple[object, ...], models.LoadedModel] = {}  # of the last cell: a grid stays with its models
 _footprints: dict[str, Footprint | None] = {}
 
 
@@ -56,15 +56,20 @@ def dry_run(experiment: Experiment) -> None:
     missing, and what depends on data, shows when it is measured.
     """
     workload = experiment.workload
-    model = models.outline(experiment.model, experiment.dtype)
-    check_positions(experiment, models.n_positions(model.config))
+    technique, full = _outlines(experiment, experiment.dtype)
+    if technique.config.vocab_size != full.config.vocab_size:
+        raise ValueError(
+            f"model={experiment.model.name}: knows {technique.config.vocab_size} words, level.reference="
+            f"{experiment.reference.name} {full.config.vocab_size}; valid: a model of the same words"
+        )
+    check_positions(experiment, models.n_positions(technique.config))
     for cell in experiment.cells():
         if "quality" in workload.measure:
             given = prompts(experiment.model, workload, cell, n_items=1)
-            check_positions(experiment, models.n_positions(model.config), given.longest_question)
-            _check_vocabulary(experiment, model, given.highest_id)
-        for arm in ("strategy", "baseline"):
-            _try(arm, model, cell, experiment)
+            check_positions(experiment, models.n_positions(technique.config), given.longest_question)
+            _check_vocabulary(experiment, technique, given.highest_id)
+        _try("strategy", technique, cell, experiment)
+        _try("baseline", full, cell, experiment)
 
 
 def _check_vocabulary(experiment: Experiment, model: PreTrainedModel, highest_id: int) -> None:
@@ -92,7 +97,7 @@ def measure_cell(cell: Cell, experiment: Experiment) -> Measured:
     """Predict, then measure what the workload asks for; skipped where the prediction alone says that it cannot be."""
     with timing.pinned_threads(experiment.n_threads):
         outlined = Bench.outlined(cell, experiment)
-        if skipped := _too_much(outlined):
+        if skipped := _not_trained(outlined) or _too_much(outlined):
             return skipped
         bench = outlined.loaded()
         return Measured(
@@ -100,6 +105,19 @@ def measure_cell(cell: Cell, experiment: Experiment) -> Measured:
             cost=bench.cost() if "cost" in experiment.workload.measure else None,
             quality=bench.quality() if "quality" in experiment.workload.measure else None,
         )
+
+
+def _not_trained(outlined: Bench) -> Measured | None:
+    """Why an architecture has no weights whose quality could be measured; None where it has, or none is asked."""
+    model, workload = outlined.experiment.model, outlined.experiment.workload
+    if model.source != "random" or "quality" not in workload.measure:
+        return None
+    story = checkpoints.story_in(models.folder_of(model.path)) if model.path else None
+    return Measured(
+        outlined.predicted,
+        skipped=f"{checkpoints.NOT_TRAINED}: {story['reason']}" if story else "never trained",
+        remedy=f"a faster machine or a higher max_s: python -m pipeline.train recipe=architecture model={model.name}",
+    )
 
 
 def _too_much(outlined: Bench) -> Measured | None:
@@ -128,6 +146,7 @@ class Bench:
     cell: Cell
     experiment: Experiment
     model: PreTrainedModel
+    reference: PreTrainedModel  # whose cache is the baseline; at most levels the same model
     arms: Arms
     ceilings: Ceilings
 
@@ -142,28 +161,30 @@ class Bench:
     def outlined(cls, cell: Cell, experiment: Experiment) -> Bench:
         """Good for predictions only: the model has shapes but no weights."""
         _give_back_others(experiment, cell)
-        model = models.outline(experiment.model, cell.dtype)
+        model, reference = _outlines(experiment, cell.dtype)
         ceilings = measured_ceilings(model.dtype, cell.device)
         technique, full = (
             predict(
-                model,
-                _footprint(arm, model, cell, experiment),
+                of,
+                _footprint(arm, of, cell, experiment),
                 seq_len=cell.seq_len,
                 batch=cell.batch,
                 ceilings=ceilings,
             )
-            for arm in ("strategy", "baseline")
+            for arm, of in (("strategy", model), ("baseline", reference))
         )
-        return cls(cell, experiment, model, _arms(model, cell, experiment), ceilings, technique, full)
+        arms = _arms(model, reference, cell, experiment)
+        return cls(cell, experiment, model, reference, arms, ceilings, technique, full)
 
     def loaded(self) -> Bench:
-        model = _load(self.experiment, self.cell).model
-        return replace(self, model=model, arms=_arms(model, self.cell, self.experiment))
+        model, reference = (_load(spec, self.cell).model for spec in _specs(self.experiment))
+        arms = _arms(model, reference, self.cell, self.experiment)
+        return replace(self, model=model, reference=reference, arms=arms)
 
     def least_bytes(self) -> int:
         """Weights that are not loaded yet, and what the caches hold at their last step; activations come on top."""
         predicted, full = self.predicted, self.predicted_full.kv_bytes_held
-        weights = 0 if _key(self.experiment, self.cell) in _loaded else predicted.weight_bytes
+        weights = 0 if _key(self.experiment.model, self.cell) in _loaded else predicted.weight_bytes
         workload = self.experiment.workload
         copied = max(predicted.kv_bytes_held, full)  # one at a time, where the memory of steps is counted
         three_arms = ("cost" in workload.measure) * (predicted.kv_bytes_held + 2 * full + copied)
@@ -203,6 +224,11 @@ class Bench:
             seed=self.cell.seed,
         )
 
+    @property
+    def protocols(self) -> tuple[quality.Protocol, ...]:
+        """Whether a question was seen before an eviction makes no difference to an architecture, which has none."""
+        return quality.PROTOCOLS if self.model is self.reference else ("query_agnostic",)
+
     def quality(self) -> Quality:
         """Raises ValueError for everything that `prompts` refuses."""
         workload = self.experiment.workload
@@ -212,7 +238,7 @@ class Bench:
         tasks = [
             quality.recall(arms, task, items, protocol, resampling)
             for task, items in given.items.items()
-            for protocol in quality.PROTOCOLS
+            for protocol in self.protocols
         ]
         streaming = None
         if given.streams is not None:
@@ -223,7 +249,8 @@ class Bench:
         """What the full cache said is computed once for all techniques, and for one that is no other not once more."""
         key = baseline_key(self.experiment.resolved, self.cell, hardware.identity())
         resolved = self.experiment.resolved
-        same = self.cell.kv_budget is None and resolved["strategy"]["cache"] == resolved["baseline"]["cache"]
+        same_cache = self.cell.kv_budget is None and resolved["strategy"]["cache"] == resolved["baseline"]["cache"]
+        same = same_cache and self.model is self.reference
         technique = self.arms.full if same else self.arms.technique
         return Arms(technique, self.arms.full, baseline.BaselineFiles(key, baseline.FOLDER).recall)
 
@@ -235,9 +262,9 @@ class Bench:
         return 2 * predicted.prefill_floor_s + n_steps * step_s
 
     def _least_quality_s(self) -> float:
-        """Prefill of every item under both protocols, and of every stream, by the technique alone."""
+        """Prefill of every item under each protocol, and of every stream, by the technique alone."""
         workload = self.experiment.workload
-        n_prompts = len(workload.tasks) * len(quality.PROTOCOLS) * workload.n_items + workload.n_text_streams
+        n_prompts = len(workload.tasks) * len(self.protocols) * workload.n_items + workload.n_text_streams
         flop = prefill_flop(self.model, self.cell.seq_len, batch=n_prompts)
         return flop / self.ceilings.matmul_flop_per_s
 
@@ -247,11 +274,11 @@ class Bench:
         return torch.randint(vocab_size, (self.cell.batch, n), generator=generator).to(self.cell.device)
 
 
-def _arms(model: PreTrainedModel, cell: Cell, experiment: Experiment) -> Arms:
+def _arms(model: PreTrainedModel, reference: PreTrainedModel, cell: Cell, experiment: Experiment) -> Arms:
     technique, full = (instantiate(experiment.resolved[arm]["cache"]) for arm in ("strategy", "baseline"))
     return Arms(
         technique=partial(_new_decoder, model, experiment.model, technique, cell.kv_budget),
-        full=partial(_new_decoder, model, experiment.model, full, None),
+        full=partial(_new_decoder, reference, experiment.reference, full, None),
     )
 
 
@@ -269,9 +296,10 @@ def _footprint(arm: str, model: PreTrainedModel, cell: Cell, experiment: Experim
     config = experiment.resolved[arm]["cache"]
     kv_budget = cell.kv_budget if arm == "strategy" else None
     shape = {"seq_len": cell.seq_len, "batch": cell.batch, "n_new_tokens": cell.n_new_tokens}
-    key = digest([config, kv_budget, shape, cell.dtype, experiment.model.model_dump()])
+    spec = experiment.model if arm == "strategy" else experiment.reference
+    key = digest([config, kv_budget, shape, cell.dtype, spec.model_dump()])
     if key not in _footprints:
-        arms = _arms(model, cell, experiment)
+        arms = _arms(model, model, cell, experiment)
         try:
             with models.quiet():
                 found = footprint(arms.technique if arm == "strategy" else arms.full, **shape)
@@ -281,20 +309,32 @@ def _footprint(arm: str, model: PreTrainedModel, cell: Cell, experiment: Experim
     return _footprints[key]
 
 
+def _outlines(experiment: Experiment, dtype: str) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """The model and the reference without weights; one object where they are one."""
+    model = models.outline(experiment.model, dtype)
+    same = experiment.reference == experiment.model
+    return model, model if same else models.outline(experiment.reference, dtype)
+
+
+def _specs(experiment: Experiment) -> tuple[Model, Model]:
+    return experiment.model, experiment.reference
+
+
 def _give_back_others(experiment: Experiment, cell: Cell) -> None:
-    """The memory of a model that is not this one."""
-    if _key(experiment, cell) not in _loaded:
-        _loaded.clear()
+    """The memory of models that are neither of these."""
+    wanted = {_key(spec, cell) for spec in _specs(experiment)}
+    if others := _loaded.keys() - wanted:
+        for key in others:
+            del _loaded[key]
         gc.collect()
 
 
-def _load(experiment: Experiment, cell: Cell) -> models.LoadedModel:
-    key = _key(experiment, cell)
+def _load(spec: Model, cell: Cell) -> models.LoadedModel:
+    key = _key(spec, cell)
     if key not in _loaded:
-        _loaded.clear()
-        _loaded[key] = models.load(experiment.model, cell.dtype, cell.device, cell.seed)
+        _loaded[key] = models.load(spec, cell.dtype, cell.device, cell.seed)
     return _loaded[key]
 
 
-def _key(experiment: Experiment, cell: Cell) -> tuple[object, ...]:
-    return experiment.model.model_dump_json(), cell.dtype, cell.device, cell.seed
+def _key(spec: Model, cell: Cell) -> tuple[object, ...]:
+    return spec.model_dump_json(), cell.dtype, cell.device, cell.seed

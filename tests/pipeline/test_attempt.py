@@ -48,9 +48,7 @@ def run(folder, *overrides):
 
 def test_a_training_goes_on_from_its_state_as_if_nothing_had_been(tmp_path):
     whole, half, rest = trained(TWO_PHASES), train.configured([TWO_PHASES]), train.configured([TWO_PHASES])
-    first, second = (
-        attempt.Trainer(attempt.start(asked, 0), asked.recipe, TEXT, 0) for asked in (half, rest)
-    )
+    first, second = (attempt.Trainer(attempt.start(asked, 0), asked.recipe, TEXT, 0) for asked in (half, rest))
     for _ in first.steps():
         if first.n_done == 47:
             break
@@ -97,7 +95,7 @@ def test_recall_that_forms_with_no_seed_is_a_result_without_weights(tmp_path, ca
     assert "seed 1 was not accepted: recall did not form" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "tiny").iterdir()] == [checkpoints.STORY]
     story = checkpoints.story_in(tmp_path / "tiny") or {}
-    assert story["outcome"] == checkpoints.NOT_FORMED and story["seed"] == 1
+    assert story["outcome"] == checkpoints.NOT_TRAINED and story["seed"] == 1
     assert [phase["n_steps"] for phase in story["phases"]] == [2]  # nothing follows a first phase without recall
     assert run(tmp_path / "tiny", *asked) == 0 and "is up to date" in capsys.readouterr().out
     spec = train.configured(asked).model.model_copy(update={"path": str(tmp_path / "tiny")})

@@ -15,7 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from benchmarks import layout
-from pipeline import ROOT, sweep, train
+from pipeline import ROOT, checkpoints, sweep
 from pipeline.fingerprint import BY_VALUE, import_closure
 from pipeline.refusals import CONF
 
@@ -25,15 +25,26 @@ STRATEGIES = list(OmegaConf.load(ROOT / "params.yaml").strategies)
 SHOWN = ["pipeline", "pipeline.run", "pipeline.sweep", "pipeline.refusals"]
 SEEN = ("pipeline.tracking", "pipeline.console")  # how a run is followed changes no result, nor what serves only that
 # What has no part in the weights or the numbers, nor what only these import.
-NO_PART = {"train": tuple(f"pipeline.{name}" for name in train.NO_PART), "layout": layout.NO_PART}
+NO_PART = {"layout": layout.NO_PART} | dict.fromkeys(
+    ("train", "architectures", "uptraining"),
+    # Saying errors, hashing, loading, judging and following have no part in the weights.
+    (
+        *checkpoints.NO_PART[1:],
+        *(f"pipeline.{name}" for name in ("refusals", "fingerprint", "models", "gates", "tracking")),
+    ),
+)
 NOT_A_REASON = {
     "token": SHOWN,
+    "model": SHOWN,
     "ablation": SHOWN,
     "benchmark": SHOWN,
     "gates": ["pipeline.refusals", "pipeline.bars", "pipeline.intervals"],  # bars judge records, not the model
 }
 ENTRY = {
     "train": ["pipeline.train"],
+    "architectures": ["pipeline.train", "strategies.model.sparse"],
+    "uptraining": ["pipeline.train"],
+    "model": ["pipeline.run", "pipeline.levels.token", "strategies.model.native", "strategies.model.sparse"],
     "token": ["pipeline.run", "pipeline.levels.token", "strategies.cache"],
     "ablation": ["pipeline.ablations", "pipeline.levels.token", "strategies.cache"],
     "benchmark": ["benchmarks.token_level", "strategies.cache"],
@@ -63,7 +74,7 @@ def test_every_strategy_of_ours_is_measured_and_judged_and_those_of_other_packag
 @pytest.mark.parametrize("stage", ENTRY)
 def test_dependencies_cover_the_imported_code(stage):
     deps = [ROOT / path for path in STAGES[stage]["deps"]]
-    holds_configuration = stage in ("token", "ablation", "benchmark")  # in its records
+    holds_configuration = stage in ("token", "model", "ablation", "benchmark")  # in its records
     leave_out = (*SEEN, *(() if holds_configuration else BY_VALUE), *NO_PART.get(stage, ()))
     for module, path in import_closure(ENTRY[stage], leave_out=leave_out).items():
         covered = any(path == dep or path.is_relative_to(dep) for dep in deps)
@@ -79,7 +90,17 @@ def test_every_dependency_exists_or_is_made():
 
 
 def test_records_survive_an_interrupted_stage():
-    for name in ("hardware", "train", "token", "ablation", "benchmark", "layout"):
+    for name in (
+        "hardware",
+        "train",
+        "architectures",
+        "uptraining",
+        "token",
+        "model",
+        "ablation",
+        "benchmark",
+        "layout",
+    ):
         for out in STAGES[name]["outs"]:
             assert next(iter(out.values())) == {"cache": False, "persist": True}, name
 

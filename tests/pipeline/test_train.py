@@ -9,7 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from pipeline import ROOT, attempt, batches, checkpoints, corpus, gates, models, shapes, tasks, train
+from pipeline import ROOT, batches, checkpoints, corpus, gates, models, shapes, tasks, train
 from pipeline.batches import GROUPS
 from pipeline.gates import recall_accuracy
 from pipeline.recipe import Phase

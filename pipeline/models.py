@@ -108,10 +108,14 @@ def outline(spec: Spec, dtype: str) -> PreTrainedModel:
 
     Raises ValueError for everything that `configured` refuses.
     """
+    return outlined(configured(spec), dtype)
+
+
+def outlined(config: PreTrainedConfig, dtype: str) -> PreTrainedModel:
+    """Of a configuration, as `outline`."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = configured(spec)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=_torch_dtype(dtype)).eval()
 
@@ -120,13 +124,30 @@ def configured(spec: Spec) -> PreTrainedConfig:
     """Its configuration. Raises ValueError for everything that `check` and `folder` refuse, for a model that needs
     code of its own, and for what is not a causal language model, naming it.
     """
-    from transformers import AutoConfig
-
     check(spec)
     place = folder(spec.source, spec.path, spec.revision)
     if place is None:
         return config_of(spec)
     folders.check(place)
+    return _described(place)
+
+
+def shape(spec: Spec) -> PreTrainedConfig:
+    """As `configured`, of a model whose weights need not be there: of a folder or the hub only config.json is read."""
+    if spec.source == "random" or not spec.path:
+        check(spec)
+        return config_of(spec)
+    if _is_local(spec.source, spec.path):
+        place = folder_of(spec.path)
+        folders.check_config(place)
+    else:
+        place = hub.config(spec.path, spec.revision)
+    return _described(place)
+
+
+def _described(place: Path) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
     with quiet(), _one_line(place):
         config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     _check_causal(place, config)

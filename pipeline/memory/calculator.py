@@ -30,25 +30,36 @@ class Bytes:
     held: int  # on the device: with positions, scores, and room for the tokens that may follow
     offloaded: int  # elsewhere
 
-    def at_batch(self, batch: int, twice: Bytes) -> Bytes:
-        """Of `batch` sequences, if this is of one and `twice` of two: each row adds the same, and some is shared."""
-
-        def grown(one: int, two: int) -> int:
-            return one + (two - one) * (batch - 1)
-
-        return Bytes(grown(self.kept, twice.kept), grown(self.held, twice.held),
-                     grown(self.offloaded, twice.offloaded))  # fmt: skip
+    def times(self, n: int) -> Bytes:
+        return Bytes(n * self.kept, n * self.held, n * self.offloaded)
 
 
 @dataclass(frozen=True)
 class Answer:
+    """At one length, of a batch of one and of two: each further sequence adds the same, and some bytes are shared."""
+
     seq_len: int
     kv_budget: int | None  # tokens per KV head, mean over layers; None keeps all
-    bytes: Bytes
-    largest_batch: int | None  # None: any, where nothing is held
+    one: Bytes
+    two: Bytes
 
-    def kept_per_token(self, batch: int) -> float:
-        return self.bytes.kept / (batch * self.seq_len)
+    def of_batch(self, batch: int) -> Bytes:
+        def grown(one: int, two: int) -> int:
+            return one + (two - one) * (batch - 1)
+
+        one, two = self.one, self.two
+        return Bytes(grown(one.kept, two.kept), grown(one.held, two.held), grown(one.offloaded, two.offloaded))
+
+    def largest_batch(self, room: int) -> int | None:
+        """The most sequences whose caches fit into `room` bytes; 0 where none does, None where they take nothing."""
+        each = self.two.held - self.one.held
+        if self.two.held == 0:
+            return None if room >= 0 else 0
+        return 0 if room < self.one.held else 1 + (room - self.one.held) // each
+
+    def of_layers(self, n_layers: int) -> Answer:
+        """Of so many layers, if this is of one and all are alike."""
+        return Answer(self.seq_len, self.kv_budget, self.one.times(n_layers), self.two.times(n_layers))
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class Calculated:
 
 
 def calculate(question: Question) -> Calculated:
-    """Raises ValueError for a model that cannot be configured, and whatever a technique raises for one it cannot hold."""
+    """Raises ValueError for a model that cannot be configured, and what a technique raises for one it cannot hold."""
     with models.quiet():
         model = models.outlined(question.configured(), question.dtype)
         answers = [_answer(question, model, seq_len) for seq_len in question.seq_len]
@@ -69,13 +80,10 @@ def calculate(question: Question) -> Calculated:
 def _answer(question: Question, model: PreTrainedModel, seq_len: int) -> Answer:
     budget = question.budget_at(seq_len)
     build = instantiate(question.strategy.cache)
-
-    def held(batch: int) -> Bytes:
-        return bytes_of(build, model, question.model, budget, seq_len, batch, question.n_new_tokens)
-
-    one, two = held(1), held(2)
-    room = question.gpu_bytes - weight_bytes(model)
-    return Answer(seq_len, budget, one.at_batch(question.batch, two), largest_batch(room, one.held, two.held))
+    one, two = (
+        bytes_of(build, model, question.model, budget, seq_len, batch, question.n_new_tokens) for batch in (1, 2)
+    )
+    return Answer(seq_len, budget, one, two)
 
 
 def bytes_of(
@@ -90,11 +98,3 @@ def bytes_of(
             decoder.foresee(ids_BT, seq_len)
             decoder.feed(ids_BT[:, :seq_len])
         return Bytes(decoder.kv_bytes_logical, decoder.kv_bytes_held, decoder.kv_bytes_offloaded)
-
-
-def largest_batch(room: int, held_by_one: int, held_by_two: int) -> int | None:
-    """The most sequences whose caches fit into `room` bytes; 0 where none does, None where they take nothing."""
-    each = held_by_two - held_by_one
-    if room < held_by_one or each == 0:
-        return None if room >= 0 and held_by_two == 0 else 0
-    return 1 + (room - held_by_one) // each

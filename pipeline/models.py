@@ -51,6 +51,10 @@ def check(spec: Spec) -> None:
         raise ValueError(f"model.path=null: source={spec.source} needs one; valid: a folder, or the id of a model")
     elif _is_local(spec.source, spec.path):
         folders.check(folder_of(spec.path))
+    _check_revision(spec)
+
+
+def _check_revision(spec: Spec) -> None:
     if spec.revision is not None and not (spec.source == "hub" and not _is_local(spec.source, spec.path or "")):
         raise ValueError(f"model.revision={spec.revision}: only models of the hub have revisions; valid: null")
 
@@ -137,12 +141,11 @@ def shape(spec: Spec) -> PreTrainedConfig:
     if spec.source == "random" or not spec.path:
         check(spec)
         return config_of(spec)
-    if _is_local(spec.source, spec.path):
-        place = folder_of(spec.path)
-        folders.check_config(place)
-    else:
-        place = hub.config(spec.path, spec.revision)
-    return _described(place)
+    _check_revision(spec)
+    if not _is_local(spec.source, spec.path):
+        return _described(hub.config(spec.path, spec.revision))
+    folders.check_config(folder_of(spec.path))
+    return _described(folder_of(spec.path))
 
 
 def _described(place: Path) -> PreTrainedConfig:

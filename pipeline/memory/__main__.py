@@ -58,6 +58,8 @@ def _show(question: Question, found: Calculated) -> None:
     total = q.data(question.gpu_bytes)
     cards = f"{question.n_gpus} × {question.gpu_gb:g} GB" if question.n_gpus > 1 else f"{question.gpu_gb:g} GB"
     console = Console(highlight=False)
+    if not console.is_terminal:  # a line that is folded at 80 columns cannot be searched
+        console = Console(highlight=False, width=1000)
     console.print(
         f"{question.model.label}, {question.strategy.variant}, {question.dtype}, batch {question.batch}\n"
         f"weights {q.data(found.weight_bytes)} of {total} ({cards}); "

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SHORT = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 Dtype = Annotated[
-    Literal["float64", "float32", "bfloat16", "float16"], BeforeValidator(lambda value: SHORT.get(value, value))
+    Literal["float64", "float32", "bfloat16", "float16"], BeforeValidator(lambda value: SHORT.get(str(value), value))
 ]
 
 

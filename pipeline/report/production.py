@@ -29,7 +29,7 @@ def sentences(found: Production) -> list[str]:
         *_all_refusals(found),
         _said_of_heads(found),
         _said_of_scenarios(found),
-        *_said_of_cards(found),
+        _said_of_cards(found),
         _said_of_stack(found),
     ]
 
@@ -125,18 +125,18 @@ def _said_of_scenarios(found: Production) -> str:
     )
 
 
-def _said_of_cards(found: Production) -> list[str]:
-    """Whether a sequence fits beside the weights: each case in words, on one device and on all."""
+def _said_of_cards(found: Production) -> str:
+    """How the weights compare with one device, and what fits beside them on all."""
     plan, points = found.plan, found.scenarios
-    whole = [point for point in points if point.largest_batch > 0]
-    weights = points[0].weight_bytes
-    one = "more than" if weights > plan.gpu_gb * DECIMAL_GB else "less than"
-    return [
-        f"The weights alone take {q.data(weights)} in {plan.dtype}, {one} {_cards(plan, 1)} have; on "
-        f"{_cards(plan, plan.n_gpus)}, shared out evenly, {len(whole)} of {len(points)} ways to hold the cache fit at "
-        f"least one sequence, and batches of {q.count(min(point.largest_batch for point in points))} to "
-        f"{q.count(max(point.largest_batch for point in points))}."
-    ]
+    weights = min(point.weight_bytes for point in points)
+    compared = "more" if weights > plan.gpu_gb * DECIMAL_GB else "no more"
+    n_fitting = sum(point.largest_batch > 0 for point in points)
+    batches = [point.largest_batch for point in points]
+    return (
+        f"The weights alone take {q.data(weights)} in {plan.dtype}, {compared} than {_cards(plan, 1)} hold; shared out "
+        f"evenly over {_cards(plan, plan.n_gpus)}, {n_fitting} of {len(points)} ways to hold the cache leave room for a "
+        f"sequence, and the largest batches are {q.count(min(batches))} to {q.count(max(batches))}."
+    )
 
 
 def _said_of_stack(found: Production) -> str:

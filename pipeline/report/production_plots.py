@@ -34,8 +34,8 @@ def _bars(found: Production) -> Figure:
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     most = max(point.kept for point in points)
-    axes.set_xlim(0, 1.22 * most)
-    axes.xaxis.set_major_locator(MultipleLocator(2 ** (most // TICKS).bit_length()))
+    axes.set_xlim(0, 1.3 * most)  # room for what is written beside the longest
+    axes.xaxis.set_major_locator(MultipleLocator(2 ** ((most // TICKS).bit_length() - 1)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: q.tick(q.data(value)) if value else "0"))
     axes.set_xlabel(f"keys and values of one sequence of {q.count(asked.seq_len)} tokens, {asked.title}, computed")
     return drawn

@@ -83,8 +83,8 @@ def test_what_is_said_is_computed() -> None:
     assert "64 sequences of 131,072 tokens instead of 2" in said[1]
     assert f"from 80.0{q.GLUE}GiB" in said[2]
     assert said[2].endswith(f"{q.ratio(160)} less.")
-    assert f"130{q.GLUE}GiB in float16, more than 80{q.GLUE}GB have" in said[3]
-    assert "6 of 6 ways" in said[3] and "batches of 5 to 800" in said[3]
+    assert f"130{q.GLUE}GiB in float16, more than 80{q.GLUE}GB hold" in said[3]
+    assert "6 of 6 ways" in said[3] and "batches are 5 to 800." in said[3]
     assert f"64.0{q.GLUE}GiB (one KV head for each query head) → 16.0{q.GLUE}GiB" in said[4]
     assert said[4].endswith(f"{q.ratio(4)} and {q.ratio(4)} less by each step, {q.ratio(16)} in all.")
 

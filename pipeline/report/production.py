@@ -134,8 +134,8 @@ def _said_of_cards(found: Production) -> str:
     batches = [point.largest_batch for point in points]
     return (
         f"The weights alone take {q.data(weights)} in {plan.dtype}, {compared} than {_cards(plan, 1)} hold; shared out "
-        f"evenly over {_cards(plan, plan.n_gpus)}, {n_fitting} of {len(points)} ways to hold the cache leave room for a "
-        f"sequence, and the largest batches are {q.count(min(batches))} to {q.count(max(batches))}."
+        f"evenly over {_cards(plan, plan.n_gpus)}, {n_fitting} of {len(points)} ways to hold the cache leave room for "
+        f"a sequence, and the largest batches are {q.count(min(batches))} to {q.count(max(batches))}."
     )
 
 

@@ -66,7 +66,7 @@ def _show(question: Question, found: Calculated) -> None:
         f"a token more adds {q.data(found.kv_bytes_per_token)} where nothing is compressed"
     )
     table = Table(box=box.SIMPLE, pad_edge=False)
-    for heading in ("tokens", "kept", "per token", "KV kept", "KV held", "bytes held", "elsewhere", "largest batch"):
+    for heading in ("tokens", "kept", "per token", "KV kept", "KV held", "bytes held", "largest batch"):
         table.add_column(heading, justify="right")
     for answer in found.answers:
         taken, most = answer.of_batch(question.batch), answer.largest_batch(question.gpu_bytes - found.weight_bytes)
@@ -77,8 +77,7 @@ def _show(question: Question, found: Calculated) -> None:
             q.data(taken.kept),
             q.data(taken.held),
             q.count(taken.held),
-            q.data(taken.offloaded) if taken.offloaded else q.DASH,
-            "any" if most is None else q.count(most),
+            q.DASH if question.offloads else "any" if most is None else q.count(most),
         )
     console.print(table)
 

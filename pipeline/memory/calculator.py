@@ -27,11 +27,10 @@ class Bytes:
     """Of one cache, whole batch and all layers, when the prompt is in."""
 
     kept: int  # of the tokens that are kept, with the scales of their codes
-    held: int  # on the device: with positions, scores, and room for the tokens that may follow
-    offloaded: int  # elsewhere
+    held: int  # on device and host: with positions, scores, and room for the tokens that may follow
 
     def times(self, n: int) -> Bytes:
-        return Bytes(n * self.kept, n * self.held, n * self.offloaded)
+        return Bytes(n * self.kept, n * self.held)
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Answer:
             return one + (two - one) * (batch - 1)
 
         one, two = self.one, self.two
-        return Bytes(grown(one.kept, two.kept), grown(one.held, two.held), grown(one.offloaded, two.offloaded))
+        return Bytes(grown(one.kept, two.kept), grown(one.held, two.held))
 
     def largest_batch(self, room: int) -> int | None:
         """The most sequences whose caches fit into `room` bytes; 0 where none does, None where they take nothing."""
@@ -91,10 +90,10 @@ def bytes_of(
     n_new_tokens: int,
 ) -> Bytes:  # fmt: skip
     """By a prompt on shapes alone: `model` has no weights. What cannot be held is refused by the technique itself."""
-    calibration.ensure(build, model, spec)
+    calibration.ensure(build, model, spec.model_copy(update={"source": "random"}))  # no text changes a shape
     ids_BT = torch.zeros(batch, seq_len + 1, dtype=torch.long, device="meta")
     with Decoder(model, build(model=model, kv_budget=kv_budget, headroom=n_new_tokens)) as decoder:
         if decoder.cache is not None:
             decoder.foresee(ids_BT, seq_len)
             decoder.feed(ids_BT[:, :seq_len])
-        return Bytes(decoder.kv_bytes_logical, decoder.kv_bytes_held, decoder.kv_bytes_offloaded)
+        return Bytes(decoder.kv_bytes_logical, decoder.kv_bytes_held)

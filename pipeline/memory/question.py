@@ -42,6 +42,11 @@ class Question(BaseModel):
     def gpu_bytes(self) -> int:
         return int(self.gpu_gb * 10**9) * self.n_gpus
 
+    @property
+    def offloads(self) -> bool:
+        """Whether tokens lie on the host, whose memory `gpu_gb` does not say."""
+        return str((self.strategy.placement or {}).get("_target_")).endswith(".Offload")
+
     def budget_at(self, seq_len: int) -> int | None:
         """Raises ValueError for a budget that keeps nothing, and for one that means nothing to the technique."""
         budget = self.strategy.budget_at(seq_len)

@@ -118,7 +118,7 @@ def _said_of_heads(found: Production) -> str:
 
 def _said_of_scenarios(found: Production) -> str:
     points = found.scenarios
-    least, most = (choose(points, key=lambda point: point.kept) for choose in (min, max))
+    least, most = min(points, key=lambda point: point.kept), max(points, key=lambda point: point.kept)
     return (
         f"{_title(found.plan.scenarios)}: from {q.data(most.kept)} ({_lower(most)}) to {q.data(least.kept)} "
         f"({_lower(least)}), {q.ratio(most.kept / least.kept)} less."

@@ -180,7 +180,7 @@ class Experiment(_Frozen):
         try:
             experiment = cls.model_validate(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
         except ValidationError as error:
-            raise ValueError(_one_line(error)) from None
+            raise ValueError(one_line(error)) from None
         checks.check(experiment)
         return experiment
 
@@ -238,7 +238,8 @@ def _safe(part: str) -> str:
     return re.sub(r"[^\w.~-]+", "-", part)
 
 
-def _one_line(error: ValidationError) -> str:
+def one_line(error: ValidationError) -> str:
+    """`field=value: why; valid: …` of the first thing that is wrong."""
     first = error.errors()[0]
     field = ".".join(part for part in first["loc"] if isinstance(part, str))
     if first["type"] == "extra_forbidden":

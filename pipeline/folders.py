@@ -18,10 +18,17 @@ def check(folder: Path) -> None:
     if not folder.is_dir():
         raise _refusal(folder, "no such folder")
     shards = _shards(folder)
-    if not (folder / CONFIG).is_file():
-        raise _refusal(folder, f"no {CONFIG}")
+    check_config(folder)
     for name, tensors in shards.items():
         _check_shard(folder, name, tensors)
+
+
+def check_config(folder: Path) -> None:
+    """Raises ValueError, one line, for a folder that is not there, or says nothing about its model."""
+    if not folder.is_dir():
+        raise _refusal(folder, "no such folder")
+    if not (folder / CONFIG).is_file():
+        raise _refusal(folder, f"no {CONFIG}")
 
 
 def weights(folder: Path) -> list[Path]:

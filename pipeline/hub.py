@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from pipeline.folders import CONFIG
+
 # No pickle and no code is ever fetched; `consolidated` are the same weights once more, for other programs.
 WANTED = ["*.safetensors", "model.safetensors.index.json", "config.json", "tokenizer.json"]
 UNWANTED = ["*/*", "consolidated*"]
@@ -16,10 +18,20 @@ def snapshot(model_id: str, revision: str | None) -> Path:
 
     Asked once per process, so that a name means one commit in all cells of a grid. Raises ValueError, one line.
     """
+    return _snapshot(model_id, revision, WANTED)
+
+
+@cache
+def config(model_id: str, revision: str | None) -> Path:
+    """The folder of that commit with its configuration alone; otherwise as `snapshot`."""
+    return _snapshot(model_id, revision, [CONFIG])
+
+
+def _snapshot(model_id: str, revision: str | None, wanted: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model_id, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+        return Path(snapshot_download(model_id, revision=revision, allow_patterns=wanted, ignore_patterns=UNWANTED))
     except Exception as error:  # the network has more ways to fail than one library has classes
         raise ValueError(_one_line(model_id, revision, error)) from None
 

@@ -51,6 +51,10 @@ def check(spec: Spec) -> None:
         raise ValueError(f"model.path=null: source={spec.source} needs one; valid: a folder, or the id of a model")
     elif _is_local(spec.source, spec.path):
         folders.check(folder_of(spec.path))
+    _check_revision(spec)
+
+
+def _check_revision(spec: Spec) -> None:
     if spec.revision is not None and not (spec.source == "hub" and not _is_local(spec.source, spec.path or "")):
         raise ValueError(f"model.revision={spec.revision}: only models of the hub have revisions; valid: null")
 
@@ -108,10 +112,14 @@ def outline(spec: Spec, dtype: str) -> PreTrainedModel:
 
     Raises ValueError for everything that `configured` refuses.
     """
+    return outlined(configured(spec), dtype)
+
+
+def outlined(config: PreTrainedConfig, dtype: str) -> PreTrainedModel:
+    """Of a configuration, as `outline`."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = configured(spec)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=_torch_dtype(dtype)).eval()
 
@@ -120,15 +128,33 @@ def configured(spec: Spec) -> PreTrainedConfig:
     """Its configuration. Raises ValueError for everything that `check` and `folder` refuse, for a model that needs
     code of its own, and for what is not a causal language model, naming it.
     """
-    from transformers import AutoConfig
-
     check(spec)
     place = folder(spec.source, spec.path, spec.revision)
     if place is None:
         return config_of(spec)
     folders.check(place)
-    if spec.source == "checkpoint":
+    if spec.source == "checkpoint" and spec.config:
         config_of(spec)  # whose class may be one of ours, which Transformers knows once it is imported
+    return _described(place)
+
+
+def shape(spec: Spec) -> PreTrainedConfig:
+    """As `configured`, of a model whose weights need not be there: of a folder or the hub only config.json is read."""
+    if spec.source == "random" or not spec.path:
+        check(spec)
+        return config_of(spec)
+    _check_revision(spec)
+    if not _is_local(spec.source, spec.path):
+        return _described(hub.config(spec.path, spec.revision))
+    folders.check_config(folder_of(spec.path))
+    if spec.source == "checkpoint" and spec.config:
+        config_of(spec)
+    return _described(folder_of(spec.path))
+
+
+def _described(place: Path) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
     with quiet(), _one_line(place):
         config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     _check_causal(place, config)

@@ -58,7 +58,7 @@ class Predicted(_Frozen):
     """The cost computed from shapes alone, before anything ran."""
 
     weight_bytes: int
-    kv_bytes_per_token: int  # full cache, one sequence, all layers
+    kv_bytes_per_token: int  # full cache, one sequence, all layers that hold every token
     kv_bytes_held: int  # at the last step, whole batch, everything that is allocated
     decode_bytes_per_step: int  # weights + keys and values kept half-way through decoding, read once
     decode_floor_s: float  # at the measured copy bandwidth; where every step recomputes, at least a prefill's floor

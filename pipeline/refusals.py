@@ -20,16 +20,21 @@ COMPOSING = (HydraException, OmegaConfBaseException)
 
 
 @contextmanager
-def refusals(errors: tuple[type[Exception], ...] = (*COMPOSING, ValueError)) -> Iterator[None]:
-    """What is raised inside, before any work, ends the process with one line on stderr and exit code 2."""
+def refusals(
+    errors: tuple[type[Exception], ...] = (*COMPOSING, ValueError), config_name: str = "config"
+) -> Iterator[None]:
+    """What is raised inside, before any work, ends the process with one line on stderr and exit code 2.
+
+    `config_name`: the file of conf/ whose options are valid.
+    """
     try:
         yield
     except errors as error:
-        print(one_line(error), file=sys.stderr)
+        print(one_line(error, config_name), file=sys.stderr)
         raise SystemExit(2) from None
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: Exception, config_name: str = "config") -> str:
     """`field=value: why; valid: …` as far as the error knows them."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
@@ -42,15 +47,15 @@ def one_line(error: Exception) -> str:
             f"{name}={values}: several values; valid: {name}=[{values}] for a list, or --multirun for one after another"
         )
     if match := re.search(r"Could not (?:override|append to config.*) '?([\w./@]+)'?", str(error)):
-        known = option_names()
+        known = option_names(config_name)
         return f"{match[1]}: no such option; see --help{_closest(match[1], known)}"
     return " ".join(str(error).split())
 
 
-def option_names() -> list[str]:
-    """Every dotted name and every group of the default configuration."""
+def option_names(config_name: str = "config") -> list[str]:
+    """Every dotted name and every group of a configuration, the default one unless told."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", return_hydra_config=True)
+        cfg = compose(config_name, return_hydra_config=True)
     groups = [str(name) for name in cfg.hydra.runtime.choices if not str(name).startswith("hydra/")]
     return groups + _dotted(cfg)
 

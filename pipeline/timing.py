@@ -21,7 +21,7 @@ from torch import Tensor
 from pipeline import intervals
 from pipeline.decoding import Decoder
 from pipeline.finite import require_finite
-from pipeline.memory import Ceilings, peak_growths
+from pipeline.memory.measured import Ceilings, peak_growths
 from pipeline.record import Arm, Cost, Predicted
 
 NewDecoder = Callable[[], Decoder]  # an arm: each call starts afresh

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from strategies.attention import visible
 
-# Weights that are drawn up at once: what a core's own cache holds, or enough to keep a GPU busy.
-_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 26}
+# Weights that are drawn up at once: what a core's own cache holds, enough to keep a GPU busy, or all where none exist.
+_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 26, "meta": 1 << 62}
 _QUERIES = 64  # of one head, below which a product is too small to be fast
 
 

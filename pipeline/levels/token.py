@@ -19,16 +19,8 @@ from pipeline.checks import check_positions
 from pipeline.config import Experiment, Model
 from pipeline.decoding import Decoder
 from pipeline.fingerprint import baseline_key, digest
-from pipeline.memory import (
-    Ceilings,
-    Footprint,
-    available_bytes,
-    estimated,
-    footprint,
-    measured_ceilings,
-    predict,
-    prefill_flop,
-)
+from pipeline.memory.costs import Footprint, estimated, footprint, predict, prefill_flop
+from pipeline.memory.measured import Ceilings, available_bytes, measured_ceilings
 from pipeline.prompts import prompts
 from pipeline.quality import Arms
 from pipeline.record import Cell, Cost, Predicted, Quality

@@ -10,6 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline import bars, judgement
 from pipeline.layout import read_all as read_layouts
+from pipeline.memory.production import Production
+from pipeline.memory.production import read as read_production
 from pipeline.report import (
     ablations,
     benchmarks,
@@ -19,6 +21,8 @@ from pipeline.report import (
     figures,
     judged,
     layout,
+    production,
+    production_plots,
     ranking,
     sentences,
     study,
@@ -154,6 +158,14 @@ class Renderer:
             for found in read_layouts(results_dir)
         ]
 
+    def production(self, found: Production) -> Part:
+        """What caches take at production scale, of no machine: nothing was measured."""
+        pictures = []
+        for name, text, content in production_plots.drawn(found):
+            self.files |= {f"{FIGURES}/{name}.{suffix}": data for suffix, data in drawing.save(content).items()}
+            pictures.append(Picture(f"{FIGURES}/{name}", text))
+        return Part("Production scale", production.sentences(found), production.tables(found), [], [], pictures)
+
     def _short(self, setting: Setting, rows: Sequence[Row]) -> Part:
         names = evidence.labels(rows)
         return Part(
@@ -200,10 +212,10 @@ class Renderer:
 
 
 def render(results_dir: Path, reports_dir: Path) -> Files:
-    """Raises ValueError where a record, the gates file or one of layouts is corrupt or there are no records."""
+    """Raises ValueError where a record or another file of results is corrupt, or there are no records."""
     found, plan = evidence.load(results_dir), bars.load()
     rows = [row for row in found if not benchmarks.is_benchmark(row)]
-    written = judgement.read(results_dir)
+    written, at_scale = judgement.read(results_dir), read_production(results_dir)
     renderer = Renderer(rows, reports_dir)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -225,6 +237,7 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
         benchmark=benchmarks.summary(found, plan),
         bars_at=benchmarks.where(plan),
         layouts=renderer.layouts(results_dir),
+        production=renderer.production(at_scale) if at_scale else None,
         study=renderer.study(),
         gates=judged.gates(written.gates) if written else None,
         kept=judged.kept(written.kept) if written else [],

@@ -21,6 +21,7 @@ class LateStaticLayer(StaticLayer):
     def __init__(self, headroom: int) -> None:
         super().__init__(max_cache_len=0)
         self.headroom = headroom
+        self.n_filled = 0  # as `cumulative_length`, which lies on the device, and has no value on the meta device
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         if not self.is_initialized:  # the first mask is made before the first keys are
@@ -38,6 +39,7 @@ class LateStaticLayer(StaticLayer):
             if length > self.max_cache_len:
                 raise ValueError(f"headroom={self.headroom}: no room for token {length} in {self.max_cache_len}; "
                                  "valid: as many as will follow the prompt")  # fmt: skip
+        self.n_filled += key_states.shape[2]
         return super().update(key_states, value_states, *args, **kwargs)
 
     def reset(self) -> None:
@@ -45,13 +47,14 @@ class LateStaticLayer(StaticLayer):
         self.keys = self.values = None
         self.cumulative_length = torch.zeros_like(self.cumulative_length)
         self.is_initialized = False
+        self.n_filled = 0
 
 
 class StockStaticCache(StockAttention, Cache):
     @property
     def bytes_logical(self) -> int:
         """Bytes of the tokens that are kept: the front of what is allocated."""
-        filled = [(layer, int(layer.cumulative_length)) for layer in self.layers if layer.is_initialized]
+        filled = [(layer, layer.n_filled) for layer in self.layers if layer.is_initialized]
         return sum(layer.keys[:, :, :n].nbytes + layer.values[:, :, :n].nbytes for layer, n in filled)
 
 

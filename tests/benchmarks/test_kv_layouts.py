@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.kv_layouts import RUN, Contiguous, Paged, Shape, Tokens, fused, products, random_tokens
-from pipeline.memory import peak_growths
+from pipeline.memory.measured import peak_growths
 
 PAGE = 4
 BUILD: dict[str, Callable[[Shape], Contiguous | Paged]] = {

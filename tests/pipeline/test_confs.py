@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config import AXES, Experiment
 from pipeline.fingerprint import targets
+from pipeline.memory import question
 from pipeline.refusals import CONF
 
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -54,13 +55,16 @@ def test_every_named_class_exists(file):
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_the_command_in_the_first_line_is_accepted(file):
-    command = re.fullmatch(r"# python -m pipeline\.(run|train|ablations)( .*)?", file.read_text().splitlines()[0])
+    shown = file.read_text().splitlines()[0]
+    command = re.fullmatch(r"# python -m pipeline\.(run|train|ablations|memory|memory\.tables)( .*)?", shown)
     assert command, "the first line shows a command that uses the file"
     arguments = [argument for argument in shlex.split(command[2] or "") if argument != "--multirun"]
     first_of_sweep = [re.sub(r"^([\w/.]+=[\w]+),.*", r"\1", argument) for argument in arguments]
     if command[1] == "run":
         with initialize_config_dir(str(CONF), version_base="1.3"):
             Experiment.from_hydra(compose("config", first_of_sweep))
+    if command[1] == "memory":
+        question.asked(arguments)
     if file in OPTIONS and file.parent.name != "hardware":
         assert any(argument.startswith(choose(file)) for argument in first_of_sweep)
 

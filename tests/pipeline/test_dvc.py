@@ -38,6 +38,7 @@ NOT_A_REASON = {
     "model": SHOWN,
     "ablation": SHOWN,
     "benchmark": SHOWN,
+    "memory": ["pipeline.refusals"],
     "gates": ["pipeline.refusals", "pipeline.bars", "pipeline.intervals"],  # bars judge records, not the model
 }
 ENTRY = {
@@ -49,6 +50,7 @@ ENTRY = {
     "ablation": ["pipeline.ablations", "pipeline.levels.token", "strategies.cache"],
     "benchmark": ["benchmarks.token_level", "strategies.cache"],
     "layout": ["benchmarks.layout"],
+    "memory": ["pipeline.memory.tables", "strategies.cache"],
     "gates": ["pipeline.gates", "strategies.cache"],
     "report": ["pipeline.report.__main__"],
 }

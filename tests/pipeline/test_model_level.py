@@ -12,7 +12,7 @@ import torch
 from pipeline import ROOT, checkpoints, fingerprint, models
 from pipeline.config import Experiment
 from pipeline.levels.token import Measured, dry_run, measure_cell
-from pipeline.memory import kv_bytes_per_token
+from pipeline.memory.costs import kv_bytes_per_token
 from tests.pipeline.small import composed
 
 QUICK = ["workload.seq_len=256", "workload.tasks=[single_needle]", "workload.n_items=8"]

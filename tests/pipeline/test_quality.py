@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline import ROOT, corpus, models, quality
 from pipeline.decoding import Decoder
-from pipeline.memory import kv_bytes_per_token
+from pipeline.memory.costs import kv_bytes_per_token
 from pipeline.quality import PROTOCOLS, Arms, Protocol, Resampling
 from pipeline.tasks import IGNORED, RecallItems, recall_items
 from tests.pipeline.small import arm, composed, model, tokens

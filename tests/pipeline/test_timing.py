@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pipeline import intervals, timing
 from pipeline.decoding import Decoder
-from pipeline.memory import Ceilings, predict
+from pipeline.memory.costs import predict
+from pipeline.memory.measured import Ceilings
 from strategies.calibration import calibrate
 from tests.pipeline.small import arm, fresh, model, tokens
 from tests.strategies import techniques

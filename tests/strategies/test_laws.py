@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
-from pipeline.memory import peak_growths
+from pipeline.memory.measured import peak_growths
 from strategies.cache import SlotCache
 from strategies.ragged import NOBODY
 from tests.strategies import reference, techniques

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.memory import peak_growths
+from pipeline.memory.measured import peak_growths
 from strategies.model import blockwise
 from strategies.model.bigbird import BigBird
 from strategies.model.blockwise import sparse_attention

@@ -12,7 +12,7 @@ from pipeline import models
 from pipeline.config import Model
 from pipeline.decoding import Decoder
 from pipeline.library import build_cache
-from pipeline.memory import footprint
+from pipeline.memory.costs import footprint
 from strategies.model import blockwise
 from strategies.model.sparse import SparseLlamaForCausalLM
 from tests.strategies.model.sparse_models import KINDS, N_LAYERS, PATTERNS, STATIC, VOCAB, config, mask, model, prompt

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -7,13 +7,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel
 
-from pipeline import memory
 from pipeline.decoding import Decoder
+from pipeline.memory import costs
+from pipeline.memory.measured import Ceilings
 from pipeline.record import Predicted
 from tests.pipeline.small import arm, model, tokens
 from tests.strategies import techniques
 
-CEILINGS = memory.Ceilings(copy_bandwidth_bytes_per_s=1e9, matmul_flop_per_s=1e12)
+CEILINGS = Ceilings(copy_bandwidth_bytes_per_s=1e9, matmul_flop_per_s=1e12)
 
 
 @pytest.mark.parametrize(
@@ -28,15 +29,15 @@ CEILINGS = memory.Ceilings(copy_bandwidth_bytes_per_s=1e9, matmul_flop_per_s=1e1
     ids=["gpt2_large", "llama_2_70b", "llama_2_7b"],
 )  # fmt: skip
 def test_kv_bytes_of_published_shapes(config: object, dtype: torch.dtype, expected: int) -> None:
-    assert memory.kv_bytes_per_token(config, dtype) == expected
+    assert costs.kv_bytes_per_token(config, dtype) == expected
 
 
 SHAPE = {"seq_len": 40, "batch": 3, "n_new_tokens": 8}
-KEEPS_ALL = memory.estimated(model(), None, **SHAPE)
+KEEPS_ALL = costs.estimated(model(), None, **SHAPE)
 
 
-def predicted_at(seq_len: int = 40, cache: memory.Footprint | None = KEEPS_ALL) -> Predicted:
-    return memory.predict(model(), cache, seq_len=seq_len, batch=3, ceilings=CEILINGS)
+def predicted_at(seq_len: int = 40, cache: costs.Footprint | None = KEEPS_ALL) -> Predicted:
+    return costs.predict(model(), cache, seq_len=seq_len, batch=3, ceilings=CEILINGS)
 
 
 def outlined() -> PreTrainedModel:
@@ -56,7 +57,7 @@ HELD_IN_TURN = ("full", "no_cache", "h2o", "snapkv", "kv_int4", "pyramidkv_kivi"
 @pytest.mark.parametrize("strategy", HELD_IN_TURN)
 def test_what_a_cache_takes_is_known_without_weights_or_numbers(strategy: str) -> None:
     prompt, stream = tokens(3, 40), tokens(3, 8)
-    found = memory.footprint(made_to_fit(strategy, outlined()), **SHAPE)
+    found = costs.footprint(made_to_fit(strategy, outlined()), **SHAPE)
     kept = []
     with made_to_fit(strategy, model())(8) as decoder:
         decoder.foresee(torch.cat([prompt, stream], dim=1), 40)
@@ -82,7 +83,7 @@ def test_prefill_flop_is_what_torch_counts() -> None:
     attention = 2 * config.num_hidden_layers * seq_len**2 * config.num_attention_heads * config.head_dim * batch
     norms = 2 * batch * seq_len * sum(p.numel() for p in model().parameters() if p.dim() == 1)
     # torch counts every entry of the attention matrix; causally, half of them are needed.
-    assert memory.prefill_flop(model(), seq_len, batch) - norms == counter.get_total_flops() - attention
+    assert costs.prefill_flop(model(), seq_len, batch) - norms == counter.get_total_flops() - attention
 
 
 @pytest.mark.parametrize(("tied", "n_tables_read"), [(True, 1), (False, 1)])
@@ -91,7 +92,7 @@ def test_a_step_reads_one_table_of_the_vocabulary(tied: bool, n_tables_read: int
                          num_attention_heads=2, tie_word_embeddings=tied)  # fmt: skip
     built = AutoModelForCausalLM.from_config(config)
     layers = sum(p.nbytes for name, p in built.named_parameters() if "embed" not in name and "lm_head" not in name)
-    assert memory.weight_bytes_per_step(built) == layers + n_tables_read * 1000 * 32 * 4
+    assert costs.weight_bytes_per_step(built) == layers + n_tables_read * 1000 * 32 * 4
 
 
 def test_floor_is_bytes_over_bandwidth_and_flop_over_speed() -> None:
@@ -102,8 +103,8 @@ def test_floor_is_bytes_over_bandwidth_and_flop_over_speed() -> None:
 
 @pytest.mark.parametrize(("kv_budget", "n_held"), [(None, 44), (16, 16), (42, 42)])
 def test_where_shapes_depend_on_data_a_step_reads_the_budget(kv_budget: int | None, n_held: int) -> None:
-    predicted = predicted_at(cache=memory.estimated(model(), kv_budget, **SHAPE))
-    weights = memory.weight_bytes_per_step(model())
+    predicted = predicted_at(cache=costs.estimated(model(), kv_budget, **SHAPE))
+    weights = costs.weight_bytes_per_step(model())
     assert predicted.decode_bytes_per_step == weights + 3 * n_held * predicted.kv_bytes_per_token
 
 
@@ -115,45 +116,4 @@ def test_a_step_that_recomputes_is_no_faster_than_a_prefill() -> None:
 
 
 def test_a_model_without_weights_gives_the_same_prediction() -> None:
-    assert memory.predict(outlined(), KEEPS_ALL, seq_len=40, batch=3, ceilings=CEILINGS) == predicted_at()
-
-
-def test_ceilings_are_measured_once_and_of_a_plausible_size() -> None:
-    first = memory.measured_ceilings(torch.float32, "cpu")
-    assert memory.measured_ceilings(torch.float32, "cpu") is first
-    assert 1e8 < first.copy_bandwidth_bytes_per_s < 1e14
-    assert 1e8 < first.matmul_flop_per_s < 1e16
-
-
-def test_peak_of_a_lap_counts_memory_that_was_given_back_before_its_end() -> None:
-    size = 64 << 20
-
-    def laps() -> Iterator[None]:
-        torch.ones(size // 4).sum()
-        yield
-        held = torch.ones(size // 8)
-        yield
-        torch.ones(size // 16).add_(held.sum())
-        yield
-
-    found = [memory.peak_growths(laps(), "cpu") for _ in range(3)]
-    for lap, expected in enumerate((size, size // 2, size // 2 + size // 4)):
-        assert all(expected <= growths[lap] < 1.01 * expected for growths in found)
-    assert found[0] == found[1] == found[2]
-
-
-def test_what_was_there_before_the_first_lap_is_not_counted() -> None:
-    before = [torch.ones(1000)]
-
-    def laps() -> Iterator[None]:
-        before.clear()
-        torch.ones(100)
-        yield
-
-    (growth,) = memory.peak_growths(laps(), "cpu")
-    assert growth < 1000
-
-
-def test_counting_memory_says_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    memory.peak_growths((torch.ones(1000) for _ in range(2)), "cpu")
-    assert tuple(capfd.readouterr()) == ("", "")
+    assert costs.predict(outlined(), KEEPS_ALL, seq_len=40, batch=3, ceilings=CEILINGS) == predicted_at()

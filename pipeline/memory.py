@@ -77,22 +77,29 @@ def _synchronise(device: str) -> None:
 
 
 def kv_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
-    """Keys and values of one token of one sequence, all layers, uncompressed."""
-    n_kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    """Keys and values of one token of one sequence, all layers, uncompressed; 0 where there is no attention."""
+    n_kv_heads = getattr(config, "num_key_value_heads", None) or _n_heads(config)
     return 2 * config.num_hidden_layers * n_kv_heads * _head_dim(config) * dtype.itemsize
 
 
+def _n_heads(config: Any) -> int:
+    return getattr(config, "num_attention_heads", 0)
+
+
 def _head_dim(config: Any) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return getattr(config, "head_dim", None) or config.hidden_size // max(_n_heads(config), 1)
 
 
 def prefill_flop(model: PreTrainedModel, seq_len: int, batch: int) -> float:
-    """Matrix products of one prefill: 2 per weight and token, causal attention, the head at the last token only."""
+    """Matrix products of one prefill: 2 per weight and token, causal attention, the head at the last token only.
+
+    What a recurrent layer computes besides, in its state, is not in it.
+    """
     config = model.config
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     head = model.get_output_embeddings().weight
     n_weights = sum(p.numel() for p in model.parameters() if id(p) not in embeddings | {id(head)})
-    attention = 2 * config.num_hidden_layers * seq_len**2 * config.num_attention_heads * _head_dim(config)
+    attention = 2 * config.num_hidden_layers * seq_len**2 * _n_heads(config) * _head_dim(config)
     return float(batch * (2 * n_weights * seq_len + attention + 2 * head.numel()))
 
 

@@ -62,7 +62,10 @@ class Attempt:
         tracker.judge(self.gates, self.accepted)
 
     def seconds_needed(self) -> float:
-        """Of processors, for the whole recipe, by the second step of each phase on a model that is thrown away."""
+        """Of processors, for the whole recipe, by the second step of each phase on a model that is thrown away.
+
+        Where the first phases alone take more than is allowed, the later ones are not tried.
+        """
         needed_s = 0.0
         for phase in self.training.recipe.phases:
             recipe = self.training.recipe.model_copy(update={"phases": [phase.model_copy(update={"n_steps": 2})]})
@@ -71,6 +74,8 @@ class Attempt:
             started = time.process_time()
             next(steps)
             needed_s += phase.n_steps * (time.process_time() - started)
+            if needed_s > self.training.max_s:
+                break
         return needed_s
 
     def story(self, why_not: str = "") -> dict[str, Any]:

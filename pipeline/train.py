@@ -85,7 +85,7 @@ def train(training: Training) -> int:
     folder = models.folder_of(training.model.path or "")
     attempt = Attempt(training, training.seed, tokenizer, text)
     if (needed_s := attempt.seconds_needed()) > training.max_s:
-        why = f"one seed would take {needed_s / 60:,.0f} min of a core, allowed are {training.max_s / 60:,.0f}"
+        why = f"one seed would take at least {needed_s / 60:,.0f} min of a core, allowed are {training.max_s / 60:,.0f}"
         return _give_up(attempt, why, folder)
     for seed in range(training.seed, training.seed + training.n_seeds):
         attempt = Attempt(training, seed, tokenizer, text)

@@ -13,6 +13,7 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidi
 from strategies.attention import attached
 from strategies.composition import require_composable
 from strategies.layer import SlotLayer
+from strategies.model.states import require_attention
 from strategies.retention import Retention
 from strategies.rope import rotation_of
 from strategies.tensors import offloaded_bytes, tensor_bytes
@@ -109,6 +110,7 @@ def build_cache(
         if kv_budget is not None:
             raise ValueError(f"placement=recompute holds nothing, so kv_budget={kv_budget} means nothing; valid: null")
         return None
+    require_attention(model)
     require_composable(scorer, allocation, schedule, on_evict, encoding, sharing, placement)
     protected = scorer.n_sinks + scorer.window_size
     if kv_budget is not None and kv_budget <= protected:

@@ -39,6 +39,8 @@ class AttentionLayer:
 
 def attention_layers(config: Any) -> list[AttentionLayer]:
     """In order; recurrent and convolution layers are not among them."""
+    if not hasattr(config, "num_attention_heads"):
+        return []
     pattern_of = getattr(config, "pattern_of", lambda layer_idx: None)  # of a sparse architecture
     return [
         _layer(config, layer, pattern_of(layer_idx))

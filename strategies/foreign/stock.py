@@ -9,6 +9,7 @@ from typing import Any
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from strategies.model.states import require_attention
 from strategies.tensors import tensor_bytes
 
 
@@ -18,7 +19,8 @@ class StockAttention:
     layers: list[Any]
 
     def attached(self, model: PreTrainedModel) -> AbstractContextManager[Any]:
-        """Changes nothing, for a cache that the stock attention knows how to use."""
+        """Changes nothing, for a cache that the stock attention knows how to use. Raises ValueError where none is."""
+        require_attention(model)
         return nullcontext(self)
 
     @property

@@ -15,6 +15,7 @@ from strategies.model.native import build_cache
 
 NAMES = ("mha", "gqa", "mqa", "mla", "sliding", "local_global", "longformer", "bigbird", "strided", "dilated", "lsh",
          "hybrid_ssm")  # fmt: skip
+WITHOUT_ATTENTION = ("mamba", "mamba2", "rwkv")  # test_states.py has their other laws
 WINDOW, HEADROOM, FLOAT64 = 64, 32, 8
 
 
@@ -63,7 +64,7 @@ def test_four_rows_are_four_batches_of_one(name):
     assert torch.equal(together, torch.cat(alone))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", (*NAMES, *WITHOUT_ATTENTION))
 def test_parameters_are_those_of_mha_within_5_percent(name):
     def count(one: str) -> int:
         return sum(parameter.numel() for parameter in model_of(one).parameters())

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from pipeline import ROOT, checkpoints, corpus, gates, hardware, models, shapes
+from pipeline.config import Model
 from pipeline.judgement import Gate
 from pipeline.recipe import Training
 from pipeline.tracking import TrainingTracker
@@ -184,11 +186,10 @@ class Attempt:
 def start(training: Training, seed: int) -> PreTrainedModel:
     """Random weights, or those of a trained model with fewer KV heads. Raises ValueError where it was not trained."""
     config = shapes.config_of(training.model)
-    if (name := training.recipe.starts_from) is None:
+    if (begin := training.recipe.starts_from) is None:
         return shapes.random_model(config, torch.float32, "cpu", seed)
-    from pipeline.config import Model
-    from strategies.model.pooling import pool_kv_heads
-
-    path = f"models/{name}"
-    parent = Model(name=name, title="", source="checkpoint", path=path, max_seq_len=None, hard_limit=False, config=None)
-    return pool_kv_heads(models.load(parent, "float32", "cpu", seed).model, config.num_key_value_heads)
+    parent = Model(
+        name=begin.model, title="", source="checkpoint", path=f"models/{begin.model}", max_seq_len=None,
+        hard_limit=False, config=None,
+    )  # fmt: skip
+    return instantiate(begin.convert)(models.load(parent, "float32", "cpu", seed).model, config.num_key_value_heads)

@@ -28,8 +28,8 @@ def inputs(training: Training) -> str:
     code = [*TRAINS, *fingerprint.targets(asked["model"])]
     parts: dict[str, Any] = {"asked": asked}
     if (start := training.recipe.starts_from) is not None:
-        code.append("strategies.model.pooling")
-        parts["start"] = models.file_sha256(folder_of(start) / models.WEIGHTS)
+        code += fingerprint.targets(start.convert)
+        parts["start"] = models.file_sha256(folder_of(start.model) / models.WEIGHTS)
     parts["code"] = fingerprint.code_hashes(code, leave_out={*fingerprint.BY_VALUE, *NO_PART})
     return fingerprint.digest(parts)
 

@@ -48,8 +48,13 @@ class Phase(_Frozen):
         return self
 
 
+class Start(_Frozen):
+    model: str  # whose checkpoint
+    convert: dict[str, Any]  # a function of it and of the number of KV heads that are wanted
+
+
 class Recipe(_Frozen):
-    starts_from: str | None  # a model whose checkpoint is pooled to fewer KV heads; null: random weights
+    starts_from: Start | None  # null: random weights
     accepted_when: Literal["gates", "formed", "trained"]  # every gate passes; recall forms in the first phase; always
     learning_rate: Annotated[float, Field(gt=0)]
     final_share: Share

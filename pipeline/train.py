@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0
-    with refusals():
+    with refusals(config_name="train"):
         jobs = split(arguments)
         asked = [configured(job) for job in jobs]
         for training in asked:

@@ -104,7 +104,7 @@ def test_recall_that_forms_with_no_seed_is_a_result_without_weights(tmp_path, ca
 
 
 def test_what_starts_from_another_model_is_judged_before_between_and_after(tmp_path):
-    asked = [HALF, "model=gqa_uptrained", "recipe.starts_from=mha", "recipe.accepted_when=trained"]
+    asked = [HALF, "model=gqa_uptrained", "recipe=uptraining"]
     assert run(tmp_path / "gqa", *asked) == 0
     story = checkpoints.story_in(tmp_path / "gqa") or {}
     assert [milestone["n_steps"] for milestone in story["milestones"]] == [0, 2, 4]

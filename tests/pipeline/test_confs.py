@@ -38,7 +38,8 @@ def choose(file: Path) -> str:
 
 @pytest.mark.parametrize("file", OPTIONS, ids=name_of)
 def test_every_option_composes(file):
-    chosen = composed("config", "profile=cpu", choose(file)).hydra.runtime.choices
+    trains = file.parent.name == "recipe"
+    chosen = composed(*(["train"] if trains else ["config", "profile=cpu"]), choose(file)).hydra.runtime.choices
     assert file.stem in chosen.values()
 
 

@@ -19,7 +19,7 @@ QUICK = ["workload.seq_len=256", "workload.tasks=[single_needle]", "workload.n_i
 
 
 def experiment(*overrides: str) -> Experiment:
-    return Experiment.from_hydra(composed("level=model", *overrides))
+    return Experiment.from_hydra(composed(*overrides))
 
 
 def measured(*overrides: str) -> Measured:
@@ -32,7 +32,7 @@ def test_the_reference_is_another_model_with_its_own_cache() -> None:
     assert found.cost is not None
     held, of_reference = found.cost.technique.kv_bytes_held[0], found.cost.full.kv_bytes_held[0]
     assert of_reference == 2 * held
-    loaded = models.load(experiment("model=gqa").model, "float32", "cpu", 0).model
+    loaded = models.load(experiment("model=gqa", "workload=growing").model, "float32", "cpu", 0).model
     assert found.predicted.kv_bytes_per_token == kv_bytes_per_token(loaded.config, torch.float32) == 4 * 2 * 2 * 32 * 4
     assert found.predicted.weight_bytes == 4 * sum(weight.numel() for weight in loaded.parameters())
 
@@ -65,12 +65,12 @@ def test_models_of_other_words_are_not_compared() -> None:
 def test_the_weights_of_the_reference_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     """One byte more, in a folder whose path the record holds either way."""
     folder = Path(shutil.copytree(ROOT / "models/mha", tmp_path / "mha"))
-    asked = experiment("model=gqa").resolved
+    asked = experiment("model=gqa", "workload=growing").resolved
     reference = asked["level"]["reference"] | {"path": str(folder)}
     resolved = asked | {"level": asked["level"] | {"reference": reference}}
     seen = set()
     for _ in range(2):
-        seen.add(fingerprint.fingerprint(resolved, experiment("model=gqa").cells()[0], {}))
+        seen.add(fingerprint.fingerprint(resolved, experiment("model=gqa", "workload=growing").cells()[0], {}))
         with (folder / models.WEIGHTS).open("ab") as file:
             file.write(b" ")
     assert len(seen) == 2

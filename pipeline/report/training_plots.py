@@ -51,7 +51,7 @@ def _recall(found: Sequence[Architecture]) -> Figure:
         if solved:
             axes.axvline(solved, color=look(one).color, linewidth=0.8, linestyle="--")
         said = "not formed" if solved is None else f"formed at {solved:,}"
-        axes.text(0.04, 0.76, said, transform=axes.transAxes, fontsize=9, color=INK)
+        axes.set_title(f"{one.name}: {said}", color=look(one).color, fontsize=9)
         axes.set_ylim(0, 1.05)
     return canvas
 

@@ -48,7 +48,9 @@ def _lines(story: Story, told: Mapping[str, Story], parent: Story) -> Iterator[l
 
 
 def _line(name: str, n_steps: int, parent: Story, gates: Sequence[Gate]) -> list[str]:
-    return [name, q.count(n_steps), q.share(n_steps / parent.n_steps), *map(_reached, gates)]
+    own = {(gate.name, gate.seq_len): _reached(gate) for gate in gates}
+    reached = [own.get((gate.name, gate.seq_len), q.DASH) for gate in parent.gates]
+    return [name, q.count(n_steps), q.share(n_steps / parent.n_steps), *reached]
 
 
 def _reached(gate: Gate) -> str:
@@ -78,7 +80,7 @@ def _said(story: Story, parent: Story) -> str:
     return (
         f"`{story.name}`, over {q.count(after.n)} items of recall: {q.decimal_interval(before)} right after pooling, "
         f"{q.decimal_interval(after)} after {q.plural(last.n_steps, 'step')} "
-        f"({q.share(last.n_steps / parent.n_steps)} of `{parent.name}`'s), which itself reaches "
+        f"({q.share(last.n_steps / parent.n_steps)} of `{parent.name}`'s); `{parent.name}` itself reaches "
         f"{q.decimal_interval(whole)}. That these steps win recall back: {won} ({q.signed_interval(gain)}). "
         f"Afterwards against `{parent.name}`: {verdicts.accuracy(lack)} ({q.signed_interval(lack)})."
     )

@@ -84,13 +84,13 @@ def test_a_training_that_did_not_form_is_named_and_not_judged(tmp_path: Path) ->
 
 def test_lost_recall_is_said_from_the_distance_on_at_which_it_is_lost(tmp_path: Path) -> None:
     rows = [trained.judged("sliding", n, near, **WINDOW) for n in trained.QUALITY_LENGTHS]
-    (said,) = reach.sentences(found_in(tmp_path, *reference(tmp_path), *rows))
+    _, said = reach.sentences(found_in(tmp_path, *reference(tmp_path), *rows))
     assert "(its layers reach 252 tokens back)" in said
     lost = f"worse at 127 to 189, 190 to 252 and 253 and more tokens ({', '.join(['−1.00'] * 2)} and −1.00)"
     assert f"one fact, {lost}, no difference found elsewhere" in said
 
     rows = [trained.judged("sliding", n, everywhere, **WINDOW) for n in trained.QUALITY_LENGTHS]
-    (said,) = reach.sentences(found_in(tmp_path, *reference(tmp_path), *rows))
+    _, said = reach.sentences(found_in(tmp_path, *reference(tmp_path), *rows))
     assert "one fact, no difference found at any distance" in said
 
 

@@ -99,7 +99,7 @@ def _quality(recalled: Sequence[Point], read: Sequence[Point]) -> Figure:
     seq_len = q.count(longest_trained([one for one, _, _ in recalled]) or 0)
     left.set_title(f"recall at {seq_len} tokens, mean over tasks")
     right.set_title(f"loss on text at {seq_len} tokens, nats")
-    canvas.supxlabel("bytes held of one sequence", fontsize=10)
+    canvas.supxlabel("bytes held of one sequence (side by side: nearly the same)", fontsize=10)
     legend(canvas, [(one.name, look(one)) for one, _, _ in recalled])
     return canvas
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.report import quantities as q
-from pipeline.report.evidence import Row, group, label
+from pipeline.report.evidence import MODEL, Row, Setting, group, label
 from pipeline.report.tables import STATUS, Table, where
 
 
@@ -37,14 +38,20 @@ def grid(rows: Sequence[Row]) -> Table:
     """What was run: one line per setting."""
     columns = [("Level", "l"), ("Model", "l"), ("Workload", "l"), ("Machine", "l"), ("Techniques", "l")]
     columns += [("Tokens", "l"), ("Batch", "l"), (" / ".join(STATUS.values()), "r")]
-    return Table(columns, [_grid_line(members) for members in group(rows, lambda r: r.setting).values()])
+    return Table(columns, [_grid_line(members) for members in group(rows, _run_together).values()])
+
+
+def _run_together(row: Row) -> Setting:
+    """One setting; architectures are models that are compared, so they share a line."""
+    return replace(row.setting, model="") if row.cell.level == MODEL else row.setting
 
 
 def _grid_line(rows: Sequence[Row]) -> list[str]:
     cell, setting = rows[0].cell, rows[0].setting
+    models = ", ".join(f"`{name}`" for name in dict.fromkeys(row.cell.model for row in rows))
     return [
         cell.level,
-        f"`{cell.model}` ({cell.dtype}, {cell.device}, seed {cell.seed})",
+        f"{models} ({cell.dtype}, {cell.device}, seed {cell.seed})",
         setting.workload.replace("+", ", "),
         f"`{setting.hardware_id}`",
         ", ".join(f"`{label(name)}`" for name in dict.fromkeys(row.strategy for row in rows)),

@@ -24,6 +24,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 # A name's hash decides, so that a new technique changes nobody's colour; the salt keeps the common names apart.
 SALT = 13616
+ARCHITECTURES_SALT = 27278
 NOISE = "#BBBBBB"
 INK = "#333333"
 REFERENCE = "#8C8C8C"
@@ -57,9 +58,17 @@ class Mark:
 def mark(strategy: str) -> Mark:
     if strategy in {"full", "no_cache"}:
         return Mark("#000000", "o") if strategy == "full" else Mark("#8C564B", "X")
-    number = int.from_bytes(hashlib.sha256(f"{SALT}{strategy}".encode()).digest()[:4], "big")
     # What the command line changed stands beside published techniques, whose mark it may happen to have.
-    return Mark(PALETTE[number % 8], MARKERS[number // 8 % 8], is_open="+" in strategy)
+    return _hashed(f"{SALT}{strategy}", is_open="+" in strategy)
+
+
+def architecture_mark(name: str, *, is_reference: bool) -> Mark:
+    return Mark("#000000", "o") if is_reference else _hashed(f"{ARCHITECTURES_SALT}{name}")
+
+
+def _hashed(name: str, *, is_open: bool = False) -> Mark:
+    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+    return Mark(PALETTE[number % 8], MARKERS[number // 8 % 8], is_open=is_open)
 
 
 FORMATS: dict[str, dict[str, Any]] = {
@@ -133,15 +142,15 @@ def ratio_axis(axes: Axes, which: str, values: Iterable[float]) -> None:
     log_axis(axes, which, values, FuncFormatter(lambda value, _: f"{value:g}{q.TIMES}"))
 
 
-def bytes_axis(axes: Axes, values: Iterable[float]) -> None:
+def bytes_axis(axes: Axes, values: Iterable[float], which: str = "y") -> None:
     """Powers of two, since the units are."""
-    found = list(values)
+    found, axis = list(values), axes.yaxis if which == "y" else axes.xaxis
     exponents = range(math.floor(math.log2(min(found))), math.ceil(math.log2(max(found))) + 1)
     stride = math.ceil(len(exponents) / 6)
-    axes.set(yscale="log", ylim=(2.0 ** exponents[0] / 1.1, 2.0 ** exponents[-1] * 1.1))
-    axes.yaxis.set_major_locator(FixedLocator([2.0**e for e in exponents if e % stride == 0]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.tick(q.data(value))))
-    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (2.0 ** exponents[0] / 1.1, 2.0 ** exponents[-1] * 1.1)})
+    axis.set_major_locator(FixedLocator([2.0**e for e in exponents if e % stride == 0]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: q.tick(q.data(value))))
+    axis.set_minor_locator(NullLocator())
 
 
 def error_bars(intervals: Sequence[Interval]) -> list[list[float]]:

@@ -14,6 +14,7 @@ from pipeline.memory.production import Production
 from pipeline.memory.production import read as read_production
 from pipeline.report import (
     ablations,
+    architectures,
     benchmarks,
     context,
     drawing,
@@ -21,15 +22,20 @@ from pipeline.report import (
     figures,
     judged,
     layout,
+    model_level,
+    model_plots,
+    model_sentences,
     production,
     production_plots,
     ranking,
+    reach,
     sentences,
     study,
     study_plots,
     tables,
+    uptraining,
 )
-from pipeline.report.evidence import ABLATION, Row, Setting, group
+from pipeline.report.evidence import ABLATION, MODEL, Row, Setting, group
 from pipeline.report.means import differs
 from pipeline.report.tables import Table
 from pipeline.study import LEVEL as STUDY
@@ -82,8 +88,9 @@ class Renderer:
     """Holds what the parts share: names, titles, and the figures drawn so far."""
 
     def __init__(self, rows: Sequence[Row], reports_dir: Path):
-        self.rows = [row for row in rows if row.cell.level not in (ABLATION, STUDY)]
+        self.rows = [row for row in rows if row.cell.level not in (ABLATION, STUDY, MODEL)]
         self.ablated = [row for row in rows if row.cell.level == ABLATION]
+        self.of_models = [row for row in rows if row.cell.level == MODEL]
         self.of_study = [row for row in rows if row.cell.level == STUDY]
         self.reports_dir = reports_dir
         self.titles = evidence.titles(row.setting for row in rows)
@@ -151,6 +158,23 @@ class Renderer:
             self._pictures(rows[0].setting, study_plots.drawn(found)),
         )
 
+    def models(self) -> list[Part]:
+        """Trained architectures beside the reference, on each machine that measured them."""
+        settings = group(self.of_models, architectures.setting_of)
+        slugs = evidence.slugs(settings)
+        return [self._models(setting, slugs[setting], rows) for setting, rows in settings.items()]
+
+    def _models(self, setting: Setting, slug: str, rows: Sequence[Row]) -> Part:
+        found = architectures.architectures(rows)
+        return Part(
+            architectures.title(setting),
+            model_sentences.sentences(found),
+            [*model_level.tables(found), *uptraining.tables(found), *reach.tables(found)],
+            list(model_level.details(found, self.reports_dir)),
+            [],
+            self._saved(slug, model_plots.drawn(found)),
+        )
+
     def layouts(self, results_dir: Path) -> list[Part]:
         """What the order of keys and values in memory costs on each machine that measured it."""
         return [
@@ -203,9 +227,12 @@ class Renderer:
         return Part(self.titles[setting], sentences.assessment(rows), _filled(shown), _filled(hidden), [], pictures)
 
     def _pictures(self, setting: Setting, drawn: figures.Drawn) -> list[Picture]:
+        return self._saved(self.slugs[setting], drawn)
+
+    def _saved(self, slug: str, drawn: figures.Drawn) -> list[Picture]:
         pictures = []
         for name, text, content in drawn:
-            path = f"{FIGURES}/{name}-{self.slugs[setting]}"
+            path = f"{FIGURES}/{name}-{slug}"
             self.files |= {f"{path}.{suffix}": data for suffix, data in drawing.save(content).items()}
             pictures.append(Picture(path, text))
         return pictures
@@ -233,6 +260,7 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
         environment=context.environment(rows),
         grid=context.grid(rows),
         levels=renderer.levels(),
+        models=renderer.models(),
         ablations=renderer.ablations(),
         benchmark=benchmarks.summary(found, plan),
         bars_at=benchmarks.where(plan),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pipeline.record import Cost, Interval, TaskQuality
 from pipeline.report import quantities as q
 from pipeline.report import verdicts
-from pipeline.report.evidence import ABLATION, Row, changes, group
+from pipeline.report.evidence import ABLATION, MODEL, Row, changes, group
 from pipeline.report.means import STRICTER, differs, recall_gain, text_loss
 from pipeline.report.ranking import decode_speed, ranks
 from pipeline.report.tables import PROTOCOL, STATUS
@@ -29,10 +29,12 @@ ORDER = (
 def statement(rows: Sequence[Row]) -> str:
     """What the report rests on."""
     machines = len({row.hardware_id for row in rows})
-    strategies = len({row.strategy for row in rows if row.cell.level != ABLATION})
+    strategies = len({row.strategy for row in rows if row.cell.level not in (ABLATION, MODEL)})
+    trained = len({row.cell.model for row in rows if row.cell.level == MODEL})
+    counted = [q.plural(strategies, "technique"), *([q.plural(trained, "architecture")] if trained else [])]
     return (
         f"Computed from {q.plural(len(rows), 'record')} of {q.plural(machines, 'machine')} "
-        f"({q.plural(strategies, 'technique')}): {status(rows)}."
+        f"({q.words(counted)}): {status(rows)}."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -125,8 +126,8 @@ def _reach(found: Sequence[Architecture], bent: Sequence[Architecture]) -> Figur
             own, bins = look(one), reach.by_distance(one, tasks, width)
             x, y = [b.nearest // width + shift for b in bins], [b.accuracy for b in bins]
             axes.plot(x, [b.reference.estimate for b in bins], color=REFERENCE, linewidth=1.0)
-            shape = {"marker": own.marker, "ms": 5, "mfc": fill or own.color, "capsize": 2, "lw": 1.2, "ls": line}
-            axes.errorbar(x, [i.estimate for i in y], error_bars(y), color=own.color, **shape)
+            shape: dict[str, Any] = {"marker": own.marker, "ms": 5, "capsize": 2, "lw": 1.2, "ls": line}
+            axes.errorbar(x, [i.estimate for i in y], error_bars(y), color=own.color, mfc=fill or own.color, **shape)
         axes.set_ylim(-0.05, 1.08)
         axes.xaxis.set_major_locator(FixedLocator(range(reach.N_STEPS + 1)))
         axes.tick_params(axis="x", labelsize=8)

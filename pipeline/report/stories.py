@@ -51,7 +51,8 @@ class Story(BaseModel):
     @property
     def starts_from(self) -> str | None:
         """The model whose weights it began with; None for random ones."""
-        return self.recipe.get("starts_from")
+        begin: dict[str, Any] | None = self.recipe.get("starts_from")
+        return begin["model"] if begin else None
 
     @property
     def n_steps(self) -> int:

@@ -110,5 +110,5 @@ def tell_uptrained(models: Path, name: str, before: float, after: float, parent:
     phases = [{"seq_len": 512, "n_steps": 60, "solved_at_step": 40}] * 2
     milestones = [{"n_steps": n, "gates": gates(v)} for n, v in ((0, before), (60, after), (120, after))]
     curve = [{"seq_len": 512, "step": step, "running_accuracy": 0.5, "text_nll": 4.4} for step in (20, 40, 60)] * 2
-    recipe = {"starts_from": parent, "formed_accuracy": 0.9}
+    recipe = {"starts_from": {"model": parent}, "formed_accuracy": 0.9}
     tell(models, name, phases=phases, milestones=milestones, curve=curve, recipe=recipe, gates=gates(after))

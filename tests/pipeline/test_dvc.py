@@ -30,7 +30,7 @@ NO_PART = {"layout": layout.NO_PART} | dict.fromkeys(
     # Saying errors, hashing, loading, judging and following have no part in the weights.
     (
         *checkpoints.NO_PART[1:],
-        *(f"pipeline.{name}" for name in ("refusals", "fingerprint", "models", "gates", "tracking")),
+        *(f"pipeline.{name}" for name in ("refusals", "fingerprint", "models", "gates", "judgement", "tracking")),
     ),
 )
 NOT_A_REASON = {

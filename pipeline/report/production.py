@@ -94,13 +94,16 @@ def _points(plan: Plan, points: Sequence[Point]) -> Table:
 
 def _all_refusals(found: Production) -> list[str]:
     """What holds nothing of a model, and why, each reason once."""
-    said = [
-        f"{holding.title} of {q.words(f'`{shape.model}`' for shape in refused)}: not held, "
-        f"{q.free_text(refused[0].held[i].refused)}."
-        for i, holding in enumerate(found.plan.holdings)
-        if (refused := [shape for shape in found.shapes if shape.held[i].refused])
+    refused: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    for i, holding in enumerate(found.plan.holdings):
+        shapes = [shape for shape in found.shapes if shape.held[i].refused]
+        if shapes:
+            reason = shapes[0].held[i].refused
+            refused.setdefault((tuple(shape.model for shape in shapes), reason), []).append(holding.title)
+    return [
+        f"{q.words(titles)} of {q.words(f'`{model}`' for model in models)}: not held, {q.free_text(reason)}."
+        for (models, reason), titles in refused.items()
     ]
-    return list(dict.fromkeys(said))
 
 
 def _said_of_heads(found: Production) -> str:

@@ -194,6 +194,11 @@ class Experiment(_Frozen):
         return self.level.reference or self.model
 
     @property
+    def is_judged_by_chance(self) -> bool:
+        """Quality is asked of weights that nobody trained."""
+        return "quality" in self.workload.measure and self.model.source == "random"
+
+    @property
     def results_path(self) -> Path:
         return ROOT / self.results_dir
 

@@ -131,8 +131,7 @@ def _missing(found: Sequence[Architecture]) -> Table:
 def _why(one: Architecture) -> Iterator[list[str]]:
     """Its training, where that left no weights, and then its cells, those with one reason together."""
     if (story := one.story) and story.outcome != TRAINED:
-        tried = f"recall had not formed after {q.plural(story.n_steps, 'step')} (seed {story.seed}, the last one tried)"
-        yield [f"`{one.name}`", "training", story.outcome, tried, q.DASH]
+        yield [f"`{one.name}`", "training", story.outcome, q.free_text(story.reason), q.DASH]
     failed = [row for row in one.rows if row.record.status != "ok"]
     for members in group(failed, lambda r: (r.cell.workload, r.record.status, r.record.reason)).values():
         record = members[0].record

@@ -128,7 +128,7 @@ def _table(found: Sequence[Architecture], tasks: Sequence[str], width: int, trai
     for name, measured in judged.items():
         cells = {own.nearest: f"{q.decimal_interval(own.accuracy)}, n {q.count(own.accuracy.n)}" for own in measured}
         lines.append([f"`{name}`", *(cells.get(nearest, q.DASH) for nearest in sorted(places))])
-    return Table(columns, [line for line in lines if set(line[1:]) != {q.DASH}])
+    return Table(columns, [line for line in lines if set(line[1:]) - {q.DASH}])
 
 
 def sentences(found: Sequence[Architecture]) -> list[str]:

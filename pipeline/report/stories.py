@@ -38,6 +38,7 @@ class Story(BaseModel):
 
     name: str
     outcome: str
+    reason: str = ""  # why there are no weights
     n_parameters: int
     recipe: dict[str, Any]
     phases: list[Phase]
@@ -60,8 +61,8 @@ class Story(BaseModel):
 
     @property
     def solved_at_step(self) -> int | None:
-        """When recall formed; None where it did not, or was there from the start."""
-        return None if self.starts_from else self.phases[0].solved_at_step
+        """When recall formed; None where it did not, was there from the start, or nothing was begun."""
+        return None if self.starts_from or not self.phases else self.phases[0].solved_at_step
 
     @property
     def tokens_per_cpu_s(self) -> float | None:

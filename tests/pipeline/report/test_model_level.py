@@ -75,9 +75,10 @@ def test_a_training_that_did_not_form_is_named_and_not_judged(tmp_path: Path) ->
     gone = "models/dilated: not trained within budget"
     records = [*reference(tmp_path), *trained.skipped("dilated", gone, tmp_path / "models")]
     phases = [{"seq_len": 32, "n_steps": 1000, "solved_at_step": None}]
-    trained.tell(tmp_path / "models", "dilated", outcome="not trained within budget", phases=phases)
+    trained.tell(tmp_path / "models", "dilated", outcome="not trained within budget", phases=phases,
+                 reason="recall did not form with 3 seeds")  # fmt: skip
     found = found_in(tmp_path, *records)
-    assert "recall had not formed after 1,000 steps" in line(tables(found), "Not measured", "dilated")
+    assert "recall did not form with 3 seeds" in line(tables(found), "Not measured", "dilated")
     quality = line(tables(found), "Training, and quality", "dilated")
     assert "not formed" in quality and quality.count("not trained within budget") == 2
 

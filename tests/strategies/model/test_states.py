@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, xLSTMConfig
 
 from pipeline.decoding import Decoder
 from pipeline.library import build_cache as by_name
-from pipeline.memory import Footprint, footprint, kv_bytes_per_token
+from pipeline.memory.costs import Footprint, footprint, kv_bytes_per_token
 from strategies.model.native import build_cache
 from tests.strategies.model.test_native import WITHOUT_ATTENTION, greedy, prompt
 from tests.strategies.model.test_native import model_of as drawn

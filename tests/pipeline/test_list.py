@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,11 @@ def lines() -> list[str]:
 def lines_of(lines: list[str], file: Path) -> list[list[str]]:
     """The rows that start with the file's name, in the tables headed by its group; words split at two blanks."""
     found, group = [], ""
-    for words in (re.split(r"\s{2,}", line.strip()) for line in lines):
-        if words[0] in GROUPS:
+    for line, below in pairwise(lines):
+        words = re.split(r"\s{2,}", line.strip())
+        if below.strip().startswith("─"):  # a level is called as a group is
             group = words[0]
-        if words[0] == file.stem and group == file.parent.name:
+        elif words[0] == file.stem and group == file.parent.name:
             found.append(words)
     return found
 

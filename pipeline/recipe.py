@@ -89,7 +89,9 @@ class Training(_Frozen):
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
             raise ValueError(f"{field}={first['input']}: not possible; valid: {_valid(first['msg'])}") from None
-        if training.model.source == "hub" or not training.model.path or not training.model.config:
+        source, path = training.model.source, training.model.path or ""
+        ours = source == "checkpoint" or (source == "random" and path.startswith("models/"))
+        if not ours or not path or not training.model.config:
             raise ValueError(
                 f"model={training.model.name}: source={training.model.source} is not trained here; "
                 "valid: a model with path and config, such as model=tiny"

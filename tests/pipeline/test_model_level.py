@@ -31,7 +31,7 @@ def test_the_reference_is_another_model_with_its_own_cache() -> None:
     found = measured("model=gqa", "workload=growing", "workload.seq_len=256")
     assert found.cost is not None
     held, of_reference = found.cost.technique.kv_bytes_held[0], found.cost.full.kv_bytes_held[0]
-    assert of_reference == 2 * held
+    assert held == pytest.approx(of_reference / 2, rel=0.02)  # positions are counted too
     loaded = models.load(experiment("model=gqa", "workload=growing").model, "float32", "cpu", 0).model
     assert found.predicted.kv_bytes_per_token == kv_bytes_per_token(loaded.config, torch.float32) == 4 * 2 * 2 * 32 * 4
     assert found.predicted.weight_bytes == 4 * sum(weight.numel() for weight in loaded.parameters())
@@ -41,7 +41,7 @@ def test_each_arm_answers_with_its_own_weights_and_nothing_is_asked_before_an_ev
     found = measured("model=sliding", "workload=architecture", *QUICK).quality
     assert found is not None
     (task,) = found.tasks
-    assert task.protocol == "query_agnostic" and task.top1_agreement.value < 1
+    assert task.protocol == "query_agnostic" and task.top1_agreement < 1
     same = measured("model=mha", "workload=architecture", *QUICK).quality
     assert same is not None and found.text is not None and same.text is not None
     assert {one.protocol for one in same.tasks} >= {"query_agnostic"}

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from pipeline import record
 from pipeline.record import Interval
 
 FILE_NAME = "gates.json"
@@ -84,11 +85,4 @@ def passes(
 def read(results_dir: Path) -> Judgement | None:
     """None where the gates were not measured; raises ValueError, naming the file, where it is not a judgement."""
     path = results_dir / FILE_NAME
-    if not path.is_file():
-        return None
-    try:
-        return Judgement.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "file"
-        raise ValueError(f"corrupt {path}: {field}: {first['msg']}; run again: python -m pipeline.gates") from None
+    return record.read_as(Judgement, path, "run again: python -m pipeline.gates") if path.is_file() else None

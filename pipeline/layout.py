@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from pipeline import record
 from pipeline.record import Interval
 
 FOLDER = "layout"
@@ -64,12 +65,7 @@ def path_of(results_dir: Path, hardware_id: str) -> Path:
 
 def read(path: Path) -> Layouts:
     """Raises ValueError, naming the file, where it is something else."""
-    try:
-        return Layouts.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "file"
-        raise ValueError(f"corrupt {path}: {field}: {first['msg']}; delete it to measure again") from None
+    return record.read_as(Layouts, path, "delete it to measure again")
 
 
 def read_all(results_dir: Path) -> list[Layouts]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Result = TypeVar("Result", bound=BaseModel)
 
 
 class _Frozen(BaseModel):
@@ -192,6 +194,19 @@ def write(record: BaseModel, path: Path) -> None:
     os.replace(file.name, path)
 
 
+def read_as(kind: type[Result], path: Path, remedy: str) -> Result:
+    """What `write` wrote. Raises ValueError, one line with the file, its first fault and the remedy, for all else."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"corrupt {path}: {_fault(error)}; {remedy}") from None
+
+
+def _fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"
+
+
 class OutdatedRecord(ValueError):
     """A record that an older version wrote."""
 
@@ -201,13 +216,9 @@ def read(path: Path) -> Record:
     try:
         return Record.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "file"
-        if field == "schema_version":
+        if error.errors()[0]["loc"] == ("schema_version",):
             raise OutdatedRecord(f"{path}: a record of another version; measure its cell again, or delete it") from None
-        raise ValueError(
-            f"corrupt record {path}: {field}: {first['msg']}; delete the file to measure the cell again"
-        ) from None
+        raise ValueError(f"corrupt record {path}: {_fault(error)}; delete the file to measure the cell again") from None
 
 
 def read_all(results_dir: Path) -> list[Record]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from pipeline import ROOT
+from pipeline import ROOT, record
 
 PLAN = ROOT / "conf" / "production.yaml"
 FILE = "memory.json"
@@ -114,11 +114,4 @@ def plan(path: Path = PLAN) -> Plan:
 def read(results_dir: Path) -> Production | None:
     """None where nothing was computed. Raises ValueError, naming the file, where it is something else."""
     path = results_dir / FILE
-    if not path.exists():
-        return None
-    try:
-        return Production.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "file"
-        raise ValueError(f"corrupt {path}: {field}: {first['msg']}; delete it to compute again") from None
+    return record.read_as(Production, path, "delete it to compute again") if path.exists() else None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from pipeline import ROOT
+from pipeline import ROOT, record
 from pipeline.judgement import Gate
 
 FILE_NAME = "training.json"
@@ -84,10 +84,4 @@ class Story(BaseModel):
 def read(path: str) -> Story | None:
     """Of `model.path`; None where nothing was trained. Raises ValueError, in one line, for what is not a story."""
     file = ROOT / path / FILE_NAME
-    if not file.is_file():
-        return None
-    try:
-        return Story.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"corrupt {file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return record.read_as(Story, file, "train it again: python -m pipeline.train") if file.is_file() else None

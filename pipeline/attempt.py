@@ -55,8 +55,8 @@ class Attempt:
                 self._reach_milestone(0)
             for label in self.trainer.steps():
                 say(label)
-                keep()
                 self._reach_milestone(self.trainer.n_done)
+                keep()  # after the milestone, which would be passed by for ever
         self._keep()
         if len(self.trainer.solved) == len(self.training.recipe.phases):
             self.gates = self._judged()
@@ -151,7 +151,7 @@ class Attempt:
     def _followed(self, tracker: TrainingTracker) -> Iterator[Any]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        trainer, n_logged = self.trainer, 0
+        trainer, n_logged = self.trainer, len(self.trainer.curve)  # what was before a kill is in the run of then
         n_steps = sum(phase.n_steps for phase in self.training.recipe.phases)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
@@ -189,7 +189,7 @@ def start(training: Training, seed: int) -> PreTrainedModel:
     if (begin := training.recipe.starts_from) is None:
         return shapes.random_model(config, torch.float32, "cpu", seed)
     parent = Model(
-        name=begin.model, title="", source="checkpoint", path=f"models/{begin.model}", max_seq_len=None,
-        hard_limit=False, config=None,
+        name=begin.model, title="", source="checkpoint", path=str(checkpoints.folder_of(begin.model)),
+        max_seq_len=None, hard_limit=False, config=None,
     )  # fmt: skip
     return instantiate(begin.convert)(models.load(parent, "float32", "cpu", seed).model, config.num_key_value_heads)

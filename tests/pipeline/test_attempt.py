@@ -114,3 +114,22 @@ def test_what_starts_from_another_model_is_judged_before_between_and_after(tmp_p
     pooled = parent[name].unflatten(0, (2, 2, -1)).mean(1).flatten(0, 1)
     assert weights[name].shape == pooled.shape
     assert (weights[name] - pooled).abs().max() < 0.05 * pooled.abs().max()  # two steps from where it started
+
+
+def test_a_milestone_is_not_passed_by_where_it_was_judged_when_the_training_ended(tmp_path, monkeypatch):
+    asked = [HALF, "model=gqa_uptrained", "recipe=uptraining"]
+    judge, n_judged = gates.judge, 0
+
+    def interrupted(model, held_out):
+        nonlocal n_judged
+        n_judged += 1
+        if n_judged == 2:
+            raise InterruptedError
+        return judge(model, held_out)
+
+    monkeypatch.setattr(gates, "judge", interrupted)
+    with pytest.raises(InterruptedError):
+        run(tmp_path / "gqa", *asked)
+    assert run(tmp_path / "gqa", *asked) == 0
+    story = checkpoints.story_in(tmp_path / "gqa") or {}
+    assert [milestone["n_steps"] for milestone in story["milestones"]] == [0, 2, 4]

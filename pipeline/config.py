@@ -194,7 +194,7 @@ class Experiment(_Frozen):
         return self.level.reference or self.model
 
     @property
-    def is_judged_by_chance(self) -> bool:
+    def lacks_trained_weights(self) -> bool:
         """Quality is asked of weights that nobody trained."""
         return "quality" in self.workload.measure and self.model.source == "random"
 

@@ -48,7 +48,8 @@ def _training(one: Architecture) -> list[str]:
     if (story := one.story) is None:
         return [q.DASH] * 3
     solved, rate = story.solved_at_step, story.tokens_per_cpu_s
-    formed = q.DASH if story.starts_from else "not formed" if solved is None else q.count(solved)
+    untried = story.starts_from or not story.phases
+    formed = q.DASH if untried else "not formed" if solved is None else q.count(solved)
     return [q.count(story.n_parameters), formed, q.DASH if rate is None else q.count(rate)]
 
 

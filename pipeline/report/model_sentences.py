@@ -124,10 +124,11 @@ def _formed(found: Sequence[Architecture]) -> list[str]:
     solved = {one.name: one.story.solved_at_step for one in found if one.story and one.story.solved_at_step}
     if len(solved) < 2:
         return []
-    first, *_, last = sorted(solved, key=lambda name: (solved[name] or 0, name))
+    by_step = group(sorted(solved, key=lambda name: (solved[name] or 0, name)), lambda name: solved[name] or 0)
+    first, last = min(by_step), max(by_step)
     return [
-        f"Recall formed first in `{first}`, at step {q.count(solved[first] or 0)} of its training, and last in "
-        f"`{last}`, at step {q.count(solved[last] or 0)}; one seed each, so that an order of the others says little."
+        f"Recall formed first in {_names(by_step[first])}, at step {q.count(first)} of its training, and last in "
+        f"{_names(by_step[last])}, at step {q.count(last)}; one seed each, so that an order of the others says little."
     ]
 
 

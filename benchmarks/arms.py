@@ -20,7 +20,7 @@ from pipeline.bars import AGAINST, LEVEL, SEEN, Plan
 from pipeline.config import Experiment
 from pipeline.decoding import Decoder
 from pipeline.fingerprint import fingerprint
-from pipeline.levels.token import Bench
+from pipeline.levels.paired import Bench
 from pipeline.record import Cell, Cost, Predicted, Record
 from pipeline.refusals import CONF
 
@@ -39,7 +39,7 @@ class Row:
         """What really ran, where that is not what the configuration of the token level says."""
         resolved = self.experiment.resolved
         measure = {
-            "_target_": "pipeline.levels.token.Bench.timed",
+            "_target_": "pipeline.levels.paired.Bench.timed",
             "prompt": {"_target_": f"{Decoder.__module__}.{Decoder.__name__}"},
             "cpp_compiler": cpp_compiler() is not None,
         }

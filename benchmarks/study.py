@@ -27,7 +27,7 @@ from pipeline import hardware, models, record, study, timing
 from pipeline.config import Experiment
 from pipeline.fingerprint import fingerprint
 from pipeline.grid import failure
-from pipeline.levels.token import Bench
+from pipeline.levels.paired import Bench
 from pipeline.record import Cell, Record
 from pipeline.refusals import CONF, refusals
 from pipeline.report.evidence import group

@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.arms import Row, arm_of, decides_every_step, names, rows
 from pipeline import bars, hardware, record, timing
 from pipeline.bars import LEVEL, SEEN, Plan, Point
-from pipeline.levels.token import Bench
+from pipeline.levels.paired import Bench
 from pipeline.memory.measured import available_bytes
 from pipeline.record import Cost, Record
 from pipeline.refusals import refusals

@@ -32,7 +32,10 @@ def check(experiment: Experiment) -> None:
         _check_room(experiment, cell.seq_len)
     if experiment.model.hard_limit:
         check_positions(experiment, experiment.model.max_seq_len)
-    for model in {experiment.model.name: experiment.model, experiment.reference.name: experiment.reference}.values():
+    models_of_both = [experiment.model]
+    if experiment.reference != experiment.model:
+        models_of_both.append(experiment.reference)
+    for model in models_of_both:
         models.check(model)
         checkpoints.check(model)
     if experiment.workload.text is not None:

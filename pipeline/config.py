@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pipeline import ROOT, checks, hardware
 from pipeline.record import Cell
-from pipeline.variants import variant
+from pipeline.variants import variant, weights_variant
 
 OmegaConf.register_new_resolver("profile_for_hardware", lambda: "cuda" if hardware.has_cuda() else "cpu", replace=True)
 
@@ -34,11 +34,27 @@ class _Frozen(BaseModel):
 
 
 class Weights(_Frozen):
-    name: Literal["none"]
+    """A point: transforms in the order in which they are applied to a loaded model."""
+
+    name: str
+    title: str
+    paper: str | None
+    summary: str
+    transforms: list[dict[str, Any]]
+
+    @property
+    def variant(self) -> str:
+        """The name, with what the command line changed of the published point."""
+        return weights_variant(self.name, self.transforms)
 
 
 class Engine(_Frozen):
+    """Who runs the model. `build` is called with it and gives an engine of `pipeline.engines`; null: our own loop."""
+
     name: str
+    title: str
+    summary: str
+    build: dict[str, Any] | None = None
 
 
 class Strategy(_Frozen):
@@ -108,15 +124,16 @@ class Model(_Frozen):
 
 
 class Level(_Frozen):
-    name: Literal["token", "ablation", "study", "model"]
+    name: Literal["token", "ablation", "study", "model", "system", "engine"]
     dry_run: dict[str, Any]
     measure: dict[str, Any]
     reference: Model | None = None  # whose cache is the baseline; null: the model that is measured
+    reference_weights: Weights | None = None  # of the baseline; null: those that are measured
 
 
 class Workload(_Frozen):
     name: str
-    measure: Annotated[list[Literal["cost", "quality"]], Field(min_length=1)]
+    measure: Annotated[list[Literal["cost", "quality", "throughput"]], Field(min_length=1)]
     seq_len: Grid
     batch: Grid
     n_new_tokens: Count
@@ -124,6 +141,7 @@ class Workload(_Frozen):
     n_items: Count
     n_text_streams: Annotated[int, Field(ge=0)]
     n_text_tokens: Annotated[int, Field(ge=0)]
+    requests: dict[str, Any] | None = None  # of a throughput: how prompts and lengths are drawn
     text: str | None = None  # a file, or DATASET_ID[:CONFIG[:SPLIT]]; null: held-out source of the standard library
 
     @property
@@ -194,6 +212,11 @@ class Experiment(_Frozen):
         return self.level.reference or self.model
 
     @property
+    def reference_weights(self) -> Weights:
+        """How the baseline's are held."""
+        return self.level.reference_weights or self.weights
+
+    @property
     def lacks_trained_weights(self) -> bool:
         """Quality is asked of weights that nobody trained."""
         return "quality" in self.workload.measure and self.model.source == "random"
@@ -221,7 +244,7 @@ class Experiment(_Frozen):
             level=self.level.name,
             model=self.model.label,
             strategy=self.strategy.variant,
-            weights=self.weights.name,
+            weights=self.weights.variant,
             engine=self.engine.name,
             workload=self.workload.label,
             seq_len=seq_len,

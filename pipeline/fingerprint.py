@@ -24,6 +24,7 @@ _NO_INFLUENCE_WITHIN = {
     "model": ("title",),
     "strategy": ("title", "summary", "paper", "keep_ratio", "kv_budget"),
     "baseline": ("title", "summary", "paper"),
+    "weights": ("title", "summary", "paper"),
     "workload": ("name", "seq_len", "batch"),
     "profile": ("name", "n_threads", "standard_seq_len", "quality_seq_len", "cost_seq_len", "batched_seq_len"),
 }
@@ -50,10 +51,11 @@ def fingerprint(resolved: dict[str, Any], cell: Cell, hardware: dict[str, Any], 
 def baseline_key(resolved: dict[str, Any], cell: Cell, hardware: dict[str, Any], root: Path = ROOT) -> str:
     """sha256 over all that the reference's logits depend on but its tokens, whatever is compared with it."""
     influential = _influential(resolved)
+    weights = resolved["level"].get("reference_weights") or resolved["weights"]
     parts = {
-        "config": {name: influential[name] for name in ("baseline", "weights", "engine")},
+        "config": {name: influential[name] for name in ("baseline", "engine")} | {"weights": weights["transforms"]},
         "computed": [cell.dtype, cell.device, cell.seed, resolved["profile"]["n_threads"] or n_usable_cores()],
-        "code": code_hashes([*targets([resolved["baseline"], resolved["level"], _reference(resolved)])], root),
+        "code": code_hashes([*targets([resolved["baseline"], resolved["level"], weights, _reference(resolved)])], root),
         "versions": versions(),
         "hardware": hardware,
         "model": [_shape(_reference(resolved)), _identity(_reference(resolved))],

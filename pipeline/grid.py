@@ -74,8 +74,7 @@ def planned(experiment: Experiment) -> Iterator[Plan]:
         plan = Plan(experiment, fingerprints, existing, outdated, kept)
         if not plan.is_done:
             tracking.check(experiment.tracking)
-            if not experiment.lacks_trained_weights:  # such a cell is a row that says why there are no weights
-                checks.check_shape(experiment)
+            checks.check_shape(experiment)
         yield plan
 
 

@@ -74,6 +74,7 @@ class Arm(_Frozen):
     ttft_s: list[float]  # one per prefill trial; empty where another arm's prefill was copied
     tpot_s: list[float]  # mean seconds per decode step, one per decode trial
     step_s: list[float]  # every decode step, in order
+    weight_bytes: dict[str, int] = {}  # by component, of the tensors that hold them
     kv_bytes_held: list[int]  # after every decode step; the first entry is right after prefill
     kv_bytes_logical: int  # bytes of the tokens that are kept, after the last step
     kv_bytes_offloaded: int  # outside the model's device after the last step, beside those held

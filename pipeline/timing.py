@@ -285,20 +285,22 @@ def cost(
     *,
     batch: int,
     predicted: Predicted,
+    weights: dict[str, int],
+    weights_full: dict[str, int],
     ceilings: Ceilings,
     n_bootstrap: int,
     seed: int,
 ) -> Cost:
-    """Samples of one cell, summed up for its record; `predicted` is the technique's."""
+    """Samples of one cell, summed up for its record; `predicted` is the technique's, weights are bytes by component."""
 
     def ratio(arm: Samples, kind: str) -> intervals.Interval:
         return intervals.ratio(getattr(arm, kind), getattr(full, kind), n_bootstrap, seed)
 
-    arm = summarise(technique, batch, predicted.weight_bytes)
+    arm = summarise(technique, batch, weights)
     return Cost(
         technique=arm,
-        full=summarise(full, batch, predicted.weight_bytes),
-        full_again=summarise(full_again, batch, predicted.weight_bytes),
+        full=summarise(full, batch, weights_full),
+        full_again=summarise(full_again, batch, weights_full),
         ttft_ratio=ratio(technique, "ttft_s"),
         tpot_ratio=ratio(technique, "tpot_s"),
         aa_ttft_ratio=ratio(full_again, "ttft_s") if full_again.ttft_s else None,
@@ -310,13 +312,14 @@ def cost(
     )
 
 
-def summarise(samples: Samples, batch: int, weight_bytes: int) -> Arm:
+def summarise(samples: Samples, batch: int, weights: dict[str, int]) -> Arm:
     steps = [step for block in samples.block_step_s for step in block]
-    peaks = [weight_bytes + growth for growth in samples.peak_growth_bytes]
+    peaks = [sum(weights.values()) + growth for growth in samples.peak_growth_bytes]
     return Arm(
         ttft_s=samples.ttft_s,
         tpot_s=samples.tpot_s,
         step_s=steps,
+        weight_bytes=weights,
         kv_bytes_held=samples.kv_bytes_held,
         kv_bytes_logical=samples.kv_bytes_logical,
         kv_bytes_offloaded=samples.kv_bytes_offloaded,

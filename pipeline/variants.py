@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from pipeline import ROOT
 
 STRATEGIES = ROOT / "conf" / "strategy"
+WEIGHTS = ROOT / "conf" / "weights"
 
 
 def variant(name: str, parts: dict[str, dict[str, Any]]) -> str:
@@ -23,6 +24,19 @@ def variant(name: str, parts: dict[str, dict[str, Any]]) -> str:
     return "+".join(
         [name, *(change for axis, option in axes.items() for change in _changes(axis, option, parts[axis]))]
     )
+
+
+def weights_variant(name: str, transforms: list[dict[str, Any]]) -> str:
+    """The name of a point of the weights axis and what differs from its file: `smoothquant+alpha=0.5`.
+
+    Raises ValueError where the transforms are others than those of its file.
+    """
+    published = _load(WEIGHTS / f"{name}.yaml")["transforms"]
+    if [one["_target_"] for one in published] != [one["_target_"] for one in transforms]:
+        raise ValueError(f"weights.transforms={transforms}: not those of weights={name}; valid: a file of their own in "
+                         "conf/weights")  # fmt: skip
+    pairs = zip(published, transforms, strict=True)
+    return "+".join([name, *(f"{key}={new[key]}" for old, new in pairs for key in new if new[key] != old.get(key))])
 
 
 def takes_budget(name: str, schedule: Mapping[str, Any] | None) -> bool:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from pipeline.decoding import Decoder
 from pipeline.memory.layers import attention_layers
 from pipeline.memory.measured import Ceilings
+from pipeline.memory.weights import held
 from pipeline.record import Predicted
 
 
@@ -44,8 +45,8 @@ def _share_in_use(name: str, weight: torch.Tensor, config: Any) -> float:
 
 
 def weight_bytes(model: PreTrainedModel) -> int:
-    """Tied weights count once."""
-    return sum(parameter.nbytes for parameter in model.parameters())
+    """Of all that holds weights, whatever they are held in; tied ones count once."""
+    return sum(held(model).values())
 
 
 def weight_bytes_per_step(model: PreTrainedModel) -> int:
@@ -103,15 +104,25 @@ def estimated(
 
 
 def predict(
-    model: PreTrainedModel, cache: Footprint | None, *, seq_len: int, batch: int, ceilings: Ceilings
+    model: PreTrainedModel,
+    cache: Footprint | None,
+    *,
+    seq_len: int,
+    batch: int,
+    ceilings: Ceilings,
+    as_held: PreTrainedModel | None = None,
 ) -> Predicted:
-    """Cost from shapes alone, so the model may be on the meta device. No `cache`: every step computes all again."""
-    read = weight_bytes_per_step(model) + (cache.logical if cache else 0)
+    """Cost from shapes alone, so the model may be on the meta device. No `cache`: every step computes all again.
+
+    `as_held`: the model with its weights as they are held, where that is not as plain as in `model`.
+    """
+    as_held = as_held or model
+    read = weight_bytes_per_step(as_held) + (cache.logical if cache else 0)
     read_s = read / ceilings.copy_bandwidth_bytes_per_s
     flop = prefill_flop(model, seq_len, batch)
     prefill_s = flop / ceilings.matmul_flop_per_s
     return Predicted(
-        weight_bytes=weight_bytes(model),
+        weight_bytes=weight_bytes(as_held),
         kv_bytes_per_token=kv_bytes_per_token(model.config, model.dtype),
         kv_bytes_held=cache.held if cache else 0,
         decode_bytes_per_step=read,

@@ -3,99 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline import bars, judgement
-from pipeline.layout import read_all as read_layouts
-from pipeline.memory.production import Production
-from pipeline.memory.production import read as read_production
 from pipeline.report import (
     ablations,
-    architectures,
     benchmarks,
     context,
-    drawing,
     evidence,
     figures,
     judged,
-    layout,
-    model_level,
-    model_plots,
-    model_sentences,
-    production,
-    production_plots,
     ranking,
-    reach,
+    sections,
     sentences,
-    study,
-    study_plots,
     tables,
-    uptraining,
 )
 from pipeline.report.evidence import ABLATION, MODEL, Row, Setting, group
 from pipeline.report.means import differs
+from pipeline.report.parts import FIGURES, Files, Gallery, Level, Part, Picture, Technique
 from pipeline.report.tables import Table
 from pipeline.study import LEVEL as STUDY
 
 REPORT = "report.md"
-FIGURES = "figures"
+SECTIONS = (ABLATION, STUDY, MODEL)  # levels that have a section of their own
 Names = Mapping[tuple[str, str], str]
-Files = dict[str, bytes]  # path below the reports directory -> content
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One figure as the template shows it: `path` without suffix."""
-
-    path: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one setting says, about all techniques or about one; tables are (heading, table)."""
-
-    title: str
-    sentences: list[str]
-    tables: list[tuple[str, Table]]
-    details: list[tuple[str, Table]]
-    rankings: list[ranking.Ranking]
-    pictures: list[Picture]
-
-
-@dataclass(frozen=True)
-class Technique:
-    name: str
-    title: str
-    summary: str
-    paper: str
-    status: str
-    configuration: Table
-    parts: list[Part]
-
-
-@dataclass(frozen=True)
-class Level:
-    title: str
-    parts: list[Part]
-    techniques: list[Technique]
 
 
 class Renderer:
     """Holds what the parts share: names, titles, and the figures drawn so far."""
 
     def __init__(self, rows: Sequence[Row], reports_dir: Path):
-        self.rows = [row for row in rows if row.cell.level not in (ABLATION, STUDY, MODEL)]
-        self.ablated = [row for row in rows if row.cell.level == ABLATION]
-        self.of_models = [row for row in rows if row.cell.level == MODEL]
-        self.of_study = [row for row in rows if row.cell.level == STUDY]
+        self.all = list(rows)
+        self.rows = [row for row in rows if row.cell.level not in SECTIONS]
         self.reports_dir = reports_dir
         self.titles = evidence.titles(row.setting for row in rows)
         self.slugs = evidence.slugs(row.setting for row in rows)
-        self.files: Files = {}
+        self.gallery = Gallery()
+
+    def of(self, level: str) -> list[Row]:
+        return [row for row in self.all if row.cell.level == level]
 
     def levels(self) -> list[Level]:
         return [self._level(name, rows) for name, rows in group(self.rows, lambda row: row.cell.level).items()]
@@ -111,7 +59,7 @@ class Renderer:
         """One for each setting; a point of an ablation is no technique of its own, and in no ranking."""
         return [
             Level(f"Ablations: {self.titles[setting]}", self._ablations(setting, members), [])
-            for setting, members in group(self.ablated, lambda row: row.setting).items()
+            for setting, members in group(self.of(ABLATION), lambda row: row.setting).items()
         ]
 
     def _ablations(self, setting: Setting, rows: Sequence[Row]) -> list[Part]:
@@ -141,54 +89,6 @@ class Renderer:
             for setting in dict.fromkeys(_largest(found) for found in (timed, judged) if found):
                 parts.append(self._short(setting, [row for row in rows if row.setting == setting]))
         return parts
-
-    def study(self) -> list[Part]:
-        """An earlier study beside its repetition, for each model and machine that repeated it."""
-        settings = group(self.of_study, lambda row: replace(row.setting, workload="", n_new_tokens=0))
-        return [self._study(setting, rows) for setting, rows in settings.items()]
-
-    def _study(self, setting: Setting, rows: Sequence[Row]) -> Part:
-        found = study.repeated(rows)
-        return Part(
-            f"model `{setting.model}` ({setting.dtype}, {setting.device}), machine `{setting.hardware_id}`",
-            study.sentences(found),
-            [*study.tables(found), *study.rankings(found)],
-            list(study.details(found)),
-            [],
-            self._pictures(rows[0].setting, study_plots.drawn(found)),
-        )
-
-    def models(self) -> list[Part]:
-        """Trained architectures beside the reference, on each machine that measured them."""
-        settings = group(self.of_models, architectures.setting_of)
-        slugs = evidence.slugs(settings)
-        return [self._models(setting, slugs[setting], rows) for setting, rows in settings.items()]
-
-    def _models(self, setting: Setting, slug: str, rows: Sequence[Row]) -> Part:
-        found = architectures.architectures(rows)
-        return Part(
-            architectures.title(setting),
-            model_sentences.sentences(found),
-            [*model_level.tables(found), *uptraining.tables(found), *reach.tables(found)],
-            list(model_level.details(found, self.reports_dir)),
-            [],
-            self._saved(slug, model_plots.drawn(found)),
-        )
-
-    def layouts(self, results_dir: Path) -> list[Part]:
-        """What the order of keys and values in memory costs on each machine that measured it."""
-        return [
-            Part(layout.title(found), layout.sentences(found), layout.tables(found), [], [], [])
-            for found in read_layouts(results_dir)
-        ]
-
-    def production(self, found: Production) -> Part:
-        """What caches take at production scale, of no machine: nothing was measured."""
-        pictures = []
-        for name, text, content in production_plots.drawn(found):
-            self.files |= {f"{FIGURES}/{name}.{suffix}": data for suffix, data in drawing.save(content).items()}
-            pictures.append(Picture(f"{FIGURES}/{name}", text))
-        return Part("Production scale", production.sentences(found), production.tables(found), [], [], pictures)
 
     def _short(self, setting: Setting, rows: Sequence[Row]) -> Part:
         names = evidence.labels(rows)
@@ -227,23 +127,16 @@ class Renderer:
         return Part(self.titles[setting], sentences.assessment(rows), _filled(shown), _filled(hidden), [], pictures)
 
     def _pictures(self, setting: Setting, drawn: figures.Drawn) -> list[Picture]:
-        return self._saved(self.slugs[setting], drawn)
-
-    def _saved(self, slug: str, drawn: figures.Drawn) -> list[Picture]:
-        pictures = []
-        for name, text, content in drawn:
-            path = f"{FIGURES}/{name}-{slug}"
-            self.files |= {f"{path}.{suffix}": data for suffix, data in drawing.save(content).items()}
-            pictures.append(Picture(path, text))
-        return pictures
+        return self.gallery.hang(drawn, self.slugs[setting])
 
 
 def render(results_dir: Path, reports_dir: Path) -> Files:
     """Raises ValueError where a record or another file of results is corrupt, or there are no records."""
     found, plan = evidence.load(results_dir), bars.load()
     rows = [row for row in found if not benchmarks.is_benchmark(row)]
-    written, at_scale = judgement.read(results_dir), read_production(results_dir)
+    written = judgement.read(results_dir)
     renderer = Renderer(rows, reports_dir)
+    gallery = renderer.gallery
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -260,19 +153,19 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
         environment=context.environment(rows),
         grid=context.grid(rows),
         levels=renderer.levels(),
-        models=renderer.models(),
+        models=sections.of_models(renderer.of(MODEL), gallery, reports_dir),
         ablations=renderer.ablations(),
         benchmark=benchmarks.summary(found, plan),
         bars_at=benchmarks.where(plan),
-        layouts=renderer.layouts(results_dir),
-        production=renderer.production(at_scale) if at_scale else None,
-        study=renderer.study(),
+        layouts=sections.of_layouts(results_dir),
+        production=sections.of_production(results_dir, gallery),
+        study=sections.of_study(renderer.of(STUDY), renderer.slugs, gallery),
         gates=judged.gates(written.gates) if written else None,
         kept=judged.kept(written.kept) if written else [],
         why_recalled=judged.explanation(written.kept) if written else [],
         not_measured=context.not_measured(failed, reports_dir) if failed else None,
     )
-    return {REPORT: text.encode(), **renderer.files, **benchmarks.render(found, environment, reports_dir, plan)}
+    return {REPORT: text.encode(), **gallery.files, **benchmarks.render(found, environment, reports_dir, plan)}
 
 
 def write(files: Mapping[str, bytes], reports_dir: Path) -> None:

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from benchmarks import study
 from pipeline import record
 from pipeline.config import Experiment
-from pipeline.levels.token import Bench
+from pipeline.levels.paired import Bench
 from pipeline.refusals import CONF
 from pipeline.study import read
 

@@ -284,7 +284,7 @@ def cpu_s(*arguments: str) -> tuple[float, str]:
 @pytest.mark.alone
 def test_help_is_cheap():
     """Beside what it must not load, because machines differ, and one differs from itself an hour ago."""
-    loading_s, _ = cpu_s("-c", "import pipeline.levels.token")
+    loading_s, _ = cpu_s("-c", "import pipeline.levels.paired")
     help_s, said = cpu_s("-m", "pipeline.run", "--help")
     assert "sliding_window" in said
     assert help_s < 0.5 * loading_s

@@ -85,7 +85,7 @@ def test_samples_hold_every_step_and_the_bytes_after_it() -> None:
     arms = {"full": fresh("full", N_NEW), "window": fresh("sliding_window", N_NEW, kv_budget=8)}
     samples = timing.measure(arms, tokens(1, 32), tokens(1, N_NEW), PLAN)
     for one in samples.values():
-        summed = timing.summarise(one, batch=1, weight_bytes=10**6)
+        summed = timing.summarise(one, batch=1, weights={"all": 10**6})
         assert (len(summed.ttft_s), len(summed.tpot_s)) == (3, 4)
         assert len(summed.kv_bytes_held) == len(summed.step_s) + 1 == N_NEW
         assert summed.tpot_s[0] == pytest.approx(np.mean(summed.step_s[:3]))
@@ -193,7 +193,9 @@ def test_recomputing_is_found_slower_than_the_cache() -> None:
     samples = timing.measure(arms, tokens(4, 1024), tokens(4, 13), plan)
     ceilings = Ceilings(1e10, 1e11)
     predicted = predict(model(), None, seq_len=1024, batch=4, ceilings=ceilings)
-    cost = timing.cost(**samples, batch=4, predicted=predicted, ceilings=ceilings, n_bootstrap=500, seed=0)
+    weights = {"weights": {"all": 10**6}, "weights_full": {"all": 2 * 10**6}}
+    cost = timing.cost(**samples, **weights, batch=4, predicted=predicted, ceilings=ceilings, n_bootstrap=500, seed=0)
+    assert cost.technique.weight_bytes == {"all": 10**6} and cost.full.weight_bytes == {"all": 2 * 10**6}
     assert cost.tpot_ratio.low > 1.5
     assert cost.technique.kv_bytes_held == [0] * 13
     assert cost.full_again.tpot_s == samples["full_again"].tpot_s != cost.full.tpot_s

@@ -5,8 +5,8 @@ import pytest
 
 from pipeline import corpus, text, timing
 from pipeline.config import Experiment
-from pipeline.levels import token
-from pipeline.levels.token import Measured, measure_cell
+from pipeline.levels import paired, sides
+from pipeline.levels.paired import Measured, measure_cell
 from tests.pipeline.small import composed
 
 SMALL = ["model=bench", "model.config.hidden_size=96", "model.config.intermediate_size=128", "workload=cost",
@@ -40,9 +40,9 @@ def test_a_cell_that_does_not_fit_is_skipped_before_its_weights_are_loaded(
     monkeypatch: pytest.MonkeyPatch, n_bytes: int, missing: bool
 ) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=n_bytes))
-    token._loaded.clear()
+    sides._loaded.clear()
     found = measured(*SMALL)
-    assert bool(token._loaded) is not missing and (found.cost is None) is missing
+    assert bool(sides._loaded) is not missing and (found.cost is None) is missing
     if missing:
         predicted = found.predicted
         needed = predicted.weight_bytes + 4 * predicted.kv_bytes_held
@@ -53,17 +53,17 @@ def test_a_cell_that_does_not_fit_is_skipped_before_its_weights_are_loaded(
 def test_an_eight_billion_model_is_counted_without_being_allocated() -> None:
     overrides = ["model=llama_3_1_8b", "workload=cost", "workload.seq_len=1024", "dtype=bfloat16"]
     experiment = Experiment.from_hydra(composed(*overrides, "strategy=sliding_window"))
-    bench = token.Bench.outlined(experiment.cells()[0], experiment)
+    bench = paired.Bench.outlined(experiment.cells()[0], experiment)
     assert bench.least_bytes() == pytest.approx(2 * 8_030_261_248 + 3 * 131_072 * 1029 + 131_072 * 256, rel=1e-3)
 
 
 def test_weights_that_are_loaded_need_no_more_memory() -> None:
     experiment = Experiment.from_hydra(composed(*SMALL))
     cell = experiment.cells()[0]
-    token._loaded.clear()
-    before = token.Bench.outlined(cell, experiment).least_bytes()
-    weight_bytes = token.Bench.of(cell, experiment).predicted.weight_bytes
-    assert token.Bench.outlined(cell, experiment).least_bytes() == before - weight_bytes
+    sides._loaded.clear()
+    before = paired.Bench.outlined(cell, experiment).least_bytes()
+    weight_bytes = paired.Bench.of(cell, experiment).predicted.weight_bytes
+    assert paired.Bench.outlined(cell, experiment).least_bytes() == before - weight_bytes
 
 
 def test_cells_do_not_share_one_order_of_the_arms(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_cells_do_not_share_one_order_of_the_arms(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(timing, "measure", lambda *given: plans.append(given[-1]))
     for overrides in ([], ["workload.seq_len=97"], ["strategy=no_cache"], ["seed=1"], ["seed=1"]):
         experiment = Experiment.from_hydra(composed(*SMALL, *overrides))
-        token.Bench.outlined(experiment.cells()[0], experiment).timed({})
+        paired.Bench.outlined(experiment.cells()[0], experiment).timed({})
     seeds = [plan.seed for plan in plans]
     assert len(set(seeds)) == 4 and seeds[-1] == seeds[-2]
 
@@ -79,7 +79,7 @@ def test_cells_do_not_share_one_order_of_the_arms(monkeypatch: pytest.MonkeyPatc
 def test_recomputing_is_predicted_to_take_longer_than_any_cache() -> None:
     def least_s(strategy: str) -> float:
         experiment = Experiment.from_hydra(composed(*SMALL, "workload.seq_len=2048", f"strategy={strategy}"))
-        return token.Bench.of(experiment.cells()[0], experiment).least_s()
+        return paired.Bench.of(experiment.cells()[0], experiment).least_s()
 
     assert least_s("no_cache") > 1.5 * least_s("full")
 
@@ -87,7 +87,7 @@ def test_recomputing_is_predicted_to_take_longer_than_any_cache() -> None:
 def test_the_baseline_keeps_everything_whatever_the_technique_is() -> None:
     overrides = ["strategy=sliding_window", "strategy/scorer=random", "strategy.kv_budget=32"]
     experiment = Experiment.from_hydra(composed(*SMALL, *overrides))
-    bench = token.Bench.of(experiment.cells()[0], experiment)
+    bench = paired.Bench.of(experiment.cells()[0], experiment)
     technique, full = bench.arms.technique(8).cache, bench.arms.full(8).cache
     assert technique.layers[0].retention.kv_budget == 32
     assert full.layers[0].retention.kv_budget is None
@@ -96,7 +96,7 @@ def test_the_baseline_keeps_everything_whatever_the_technique_is() -> None:
 
 def test_a_grid_loads_its_model_once() -> None:
     experiment = Experiment.from_hydra(composed(*SMALL, "workload.seq_len=[32,64]"))
-    first, second = (token.Bench.of(cell, experiment).model for cell in experiment.cells())
+    first, second = (paired.Bench.of(cell, experiment).model for cell in experiment.cells())
     assert first is second
 
 

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import TypeVar
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline import baseline, calibration, checkpoints, hardware, models, quality, timing
+from pipeline import baseline, checkpoints, hardware, models, quality, timing
 from pipeline.checks import check_positions
-from pipeline.config import Experiment, Model
-from pipeline.decoding import Decoder
-from pipeline.fingerprint import baseline_key, digest
-from pipeline.memory.costs import Footprint, estimated, footprint, predict, prefill_flop
+from pipeline.config import Experiment
+from pipeline.fingerprint import baseline_key
+from pipeline.levels.sides import Side, Sides
+from pipeline.memory.costs import predict, prefill_flop, weight_bytes
 from pipeline.memory.measured import Ceilings, available_bytes, measured_ceilings
+from pipeline.memory.weights import held
 from pipeline.prompts import prompts
 from pipeline.quality import Arms
 from pipeline.record import Cell, Cost, Predicted, Quality
 
-_loaded: dict[tuple[object, ...], models.LoadedModel] = {}  # of the last cell: a grid stays with its models
-_footprints: dict[str, Footprint | None] = {}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,47 +40,51 @@ class Measured:
 
 
 def dry_run(experiment: Experiment) -> None:
-    """Everything but weights and numbers: prompts are made, and shapes go through the model and both caches.
+    """Everything but weights and numbers: prompts are made, and shapes go through models, transforms and caches.
 
     Raises ValueError, one line, for what no cell could measure: see `models.configured` and `prompts`, positions that
-    end too early, and attention or layers that a technique cannot take over. What is skipped for a package that is
-    missing, and what depends on data, shows when it is measured.
+    end too early, and weights, attention or layers that a technique cannot take over. What is skipped for a package or
+    weights that are missing, and what depends on data, shows when it is measured.
     """
+    if experiment.lacks_trained_weights:
+        return  # each cell is a row that says why there are none
     workload = experiment.workload
-    technique, full = _outlines(experiment, experiment.dtype)
-    if technique.config.vocab_size != full.config.vocab_size:
-        raise ValueError(
-            f"model={experiment.model.name}: knows {technique.config.vocab_size} words, level.reference="
-            f"{experiment.reference.name} {full.config.vocab_size}; valid: a model of the same words"
-        )
-    check_positions(experiment, models.n_positions(technique.config))
     for cell in experiment.cells():
+        sides = Sides.of(cell, experiment)
+        configs = [models.configured(side.spec) for side in sides]
+        if configs[0].vocab_size != configs[1].vocab_size:
+            raise ValueError(
+                f"model={experiment.model.name}: knows {configs[0].vocab_size} words, level.reference="
+                f"{experiment.reference.name} {configs[1].vocab_size}; valid: a model of the same words"
+            )
+        check_positions(experiment, models.n_positions(configs[0]))
         if "quality" in workload.measure:
             given = prompts(experiment.model, workload, cell, n_items=1)
-            check_positions(experiment, models.n_positions(technique.config), given.longest_question)
-            _check_vocabulary(experiment, technique, given.highest_id)
-        _try("strategy", technique, cell, experiment)
-        _try("baseline", full, cell, experiment)
+            check_positions(experiment, models.n_positions(configs[0]), given.longest_question)
+            _check_vocabulary(experiment, configs[0].vocab_size, given.highest_id)
+        for side in sides:
+            _try(side, side.held_outline)
+            _try(side, side.footprint)
 
 
-def _check_vocabulary(experiment: Experiment, model: PreTrainedModel, highest_id: int) -> None:
-    if highest_id >= model.config.vocab_size:
+def _check_vocabulary(experiment: Experiment, n_words: int, highest_id: int) -> None:
+    if highest_id >= n_words:
         raise ValueError(
             f"model.path={experiment.model.path}: tokenizer.json gives ids up to {highest_id}, the model knows "
-            f"{model.config.vocab_size}; valid: the tokenizer of this model"
+            f"{n_words}; valid: the tokenizer of this model"
         )
 
 
-def _try(arm: str, model: PreTrainedModel, cell: Cell, experiment: Experiment) -> None:
-    name = type(model).__name__
+def _try(side: Side, work: Callable[[], object]) -> None:
     try:
-        _footprint(arm, model, cell, experiment)
+        work()
     except ImportError:
         return
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         why = " ".join(str(error).split())
         if isinstance(error, ValueError) and re.match(r"[\w.]+=", why):
             raise ValueError(why) from None
+        name = type(side.outline()).__name__
         raise ValueError(f"model={name}: {why}; valid: a causal LM with plain attention in all layers") from None
 
 
@@ -133,15 +136,14 @@ def _too_much(outlined: Bench) -> Measured | None:
 
 @dataclass(frozen=True)
 class Bench:
-    """One cell with its model and both caches ready to be built."""
+    """One cell with the models and caches of both sides ready to be built."""
 
     cell: Cell
     experiment: Experiment
+    sides: Sides
     model: PreTrainedModel
     reference: PreTrainedModel  # whose cache is the baseline; at most levels the same model
-    arms: Arms
     ceilings: Ceilings
-
     predicted: Predicted
     predicted_full: Predicted
 
@@ -151,38 +153,48 @@ class Bench:
 
     @classmethod
     def outlined(cls, cell: Cell, experiment: Experiment) -> Bench:
-        """Good for predictions only: the model has shapes but no weights."""
-        _give_back_others(experiment, cell)
-        model, reference = _outlines(experiment, cell.dtype)
+        """Good for predictions only: the models have shapes but no weights."""
+        sides = Sides.of(cell, experiment)
+        sides.give_back_others()
+        model, reference = (side.outline() for side in sides)
         ceilings = measured_ceilings(model.dtype, cell.device)
         technique, full = (
             predict(
-                of,
-                _footprint(arm, of, cell, experiment),
+                side.outline(),
+                side.footprint(),
                 seq_len=cell.seq_len,
                 batch=cell.batch,
                 ceilings=ceilings,
+                as_held=side.held_outline(),
             )
-            for arm, of in (("strategy", model), ("baseline", reference))
+            for side in sides
         )
-        arms = _arms(model, reference, cell, experiment)
-        return cls(cell, experiment, model, reference, arms, ceilings, technique, full)
+        return cls(cell, experiment, sides, model, reference, ceilings, technique, full)
 
     def loaded(self) -> Bench:
-        model, reference = (_load(spec, self.cell).model for spec in _specs(self.experiment))
-        arms = _arms(model, reference, self.cell, self.experiment)
-        return replace(self, model=model, reference=reference, arms=arms)
+        model, reference = (side.load() for side in self.sides)
+        return replace(self, model=model, reference=reference)
+
+    @cached_property
+    def arms(self) -> Arms:
+        return Arms(self.sides.technique.arm(self.model), self.sides.full.arm(self.reference))
 
     def least_bytes(self) -> int:
         """Weights that are not loaded yet, and what the caches hold at their last step; activations come on top."""
         predicted, full = self.predicted, self.predicted_full.kv_bytes_held
-        weights = 0 if _key(self.experiment.model, self.cell) in _loaded else predicted.weight_bytes
         workload = self.experiment.workload
         copied = max(predicted.kv_bytes_held, full)  # one at a time, where the memory of steps is counted
         three_arms = ("cost" in workload.measure) * (predicted.kv_bytes_held + 2 * full + copied)
         n_rows = min(quality.BATCH, max(workload.n_items, workload.n_text_streams))
         one_arm = ("quality" in workload.measure) * n_rows * full // self.cell.batch
-        return weights + max(three_arms, one_arm)
+        return self._bytes_to_load() + max(three_arms, one_arm)
+
+    def _bytes_to_load(self) -> int:
+        """As plain weights, which is how they come whatever they are held in afterwards."""
+        sides = [(self.sides.full, self.reference)]
+        if not self.sides.share_a_model:
+            sides.append((self.sides.technique, self.model))
+        return sum(weight_bytes(outline) for side, outline in sides if not side.is_loaded)
 
     def least_s(self) -> float:
         """Time at the measured ceilings for the least that the workload allows."""
@@ -211,6 +223,8 @@ class Bench:
             full_again,
             batch=self.cell.batch,
             predicted=self.predicted,
+            weights=held(self.model),
+            weights_full=held(self.reference),
             ceilings=self.ceilings,
             n_bootstrap=self.experiment.profile.n_bootstrap,
             seed=self.cell.seed,
@@ -218,8 +232,14 @@ class Bench:
 
     @property
     def protocols(self) -> tuple[quality.Protocol, ...]:
-        """Whether a question was seen before an eviction makes no difference to an architecture, which has none."""
-        return quality.PROTOCOLS if self.model is self.reference else ("query_agnostic",)
+        """Whether a question was seen before an eviction makes no difference where both sides have the same cache, and
+        it is the models that are compared.
+        """
+        return quality.PROTOCOLS if self.sides.share_a_model or not self._same_cache else ("query_agnostic",)
+
+    @property
+    def _same_cache(self) -> bool:
+        return self.cell.kv_budget is None and self.sides.technique.cache == self.sides.full.cache
 
     def quality(self) -> Quality:
         """Raises ValueError for everything that `prompts` refuses."""
@@ -240,10 +260,7 @@ class Bench:
     def _with_memory(self) -> Arms:
         """What the full cache said is computed once for all techniques, and for one that is no other not once more."""
         key = baseline_key(self.experiment.resolved, self.cell, hardware.identity())
-        resolved = self.experiment.resolved
-        same_cache = self.cell.kv_budget is None and resolved["strategy"]["cache"] == resolved["baseline"]["cache"]
-        same = same_cache and self.model is self.reference
-        technique = self.arms.full if same else self.arms.technique
+        technique = self.arms.full if self._same_cache and self.sides.share_a_model else self.arms.technique
         return Arms(technique, self.arms.full, baseline.BaselineFiles(key, baseline.FOLDER).recall)
 
     def _least_cost_s(self) -> float:
@@ -257,76 +274,10 @@ class Bench:
         """Prefill of every item under each protocol, and of every stream, by the technique alone."""
         workload = self.experiment.workload
         n_prompts = len(workload.tasks) * len(self.protocols) * workload.n_items + workload.n_text_streams
-        flop = prefill_flop(self.model, self.cell.seq_len, batch=n_prompts)
+        flop = prefill_flop(self.sides.technique.outline(), self.cell.seq_len, batch=n_prompts)
         return flop / self.ceilings.matmul_flop_per_s
 
     def random_tokens(self, n: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.cell.seed)
         vocab_size = self.model.config.vocab_size
         return torch.randint(vocab_size, (self.cell.batch, n), generator=generator).to(self.cell.device)
-
-
-def _arms(model: PreTrainedModel, reference: PreTrainedModel, cell: Cell, experiment: Experiment) -> Arms:
-    technique, full = (instantiate(experiment.resolved[arm]["cache"]) for arm in ("strategy", "baseline"))
-    return Arms(
-        technique=partial(_new_decoder, model, experiment.model, technique, cell.kv_budget),
-        full=partial(_new_decoder, reference, experiment.reference, full, None),
-    )
-
-
-def _new_decoder(model: Any, spec: Model, build: Any, kv_budget: int | None, headroom: int) -> Decoder:
-    calibration.ensure(build, model, spec)
-    return Decoder(model, build(model=model, kv_budget=kv_budget, headroom=headroom))
-
-
-def _footprint(arm: str, model: PreTrainedModel, cell: Cell, experiment: Experiment) -> Footprint | None:
-    """Of the cache of `strategy` or `baseline` at this cell's shape; `model` has no weights. Computed once per process.
-
-    Raises what technique and model raise for what cannot be. RuntimeError is what asks tensors for values, or what
-    is not implemented where there are none; then the budget says what is held.
-    """
-    config = experiment.resolved[arm]["cache"]
-    kv_budget = cell.kv_budget if arm == "strategy" else None
-    shape = {"seq_len": cell.seq_len, "batch": cell.batch, "n_new_tokens": cell.n_new_tokens}
-    spec = experiment.model if arm == "strategy" else experiment.reference
-    key = digest([config, kv_budget, shape, cell.dtype, spec.model_dump()])
-    if key not in _footprints:
-        arms = _arms(model, model, cell, experiment)
-        try:
-            with models.quiet():
-                found = footprint(arms.technique if arm == "strategy" else arms.full, **shape)
-        except RuntimeError:
-            found = estimated(model, kv_budget, **shape)
-        _footprints[key] = found
-    return _footprints[key]
-
-
-def _outlines(experiment: Experiment, dtype: str) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """The model and the reference without weights; one object where they are one."""
-    model = models.outline(experiment.model, dtype)
-    same = experiment.reference == experiment.model
-    return model, model if same else models.outline(experiment.reference, dtype)
-
-
-def _specs(experiment: Experiment) -> tuple[Model, Model]:
-    return experiment.model, experiment.reference
-
-
-def _give_back_others(experiment: Experiment, cell: Cell) -> None:
-    """The memory of models that are neither of these."""
-    wanted = {_key(spec, cell) for spec in _specs(experiment)}
-    if others := _loaded.keys() - wanted:
-        for key in others:
-            del _loaded[key]
-        gc.collect()
-
-
-def _load(spec: Model, cell: Cell) -> models.LoadedModel:
-    key = _key(spec, cell)
-    if key not in _loaded:
-        _loaded[key] = models.load(spec, cell.dtype, cell.device, cell.seed)
-    return _loaded[key]
-
-
-def _key(spec: Model, cell: Cell) -> tuple[object, ...]:
-    return spec.model_dump_json(), cell.dtype, cell.device, cell.seed

@@ -1,0 +1,79 @@
+"""The sections beside the token level's: each from its own rows or file, on each machine that has some."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.layout import read_all as read_layouts
+from pipeline.memory.production import read as read_production
+from pipeline.report import (
+    architectures,
+    evidence,
+    layout,
+    model_level,
+    model_plots,
+    model_sentences,
+    production,
+    production_plots,
+    reach,
+    study,
+    study_plots,
+    uptraining,
+)
+from pipeline.report.evidence import Row, group
+from pipeline.report.parts import Gallery, Part
+
+
+def of_study(rows: Sequence[Row], slugs: dict[evidence.Setting, str], gallery: Gallery) -> list[Part]:
+    """An earlier study beside its repetition, for each model and machine that repeated it."""
+    settings = group(rows, lambda row: replace(row.setting, workload="", n_new_tokens=0))
+    parts = []
+    for setting, members in settings.items():
+        found = study.repeated(members)
+        parts.append(
+            Part(
+                f"model `{setting.model}` ({setting.dtype}, {setting.device}), machine `{setting.hardware_id}`",
+                study.sentences(found),
+                [*study.tables(found), *study.rankings(found)],
+                list(study.details(found)),
+                pictures=gallery.hang(study_plots.drawn(found), slugs[members[0].setting]),
+            )
+        )
+    return parts
+
+
+def of_models(rows: Sequence[Row], gallery: Gallery, reports_dir: Path) -> list[Part]:
+    """Trained architectures beside the reference, on each machine that measured them."""
+    settings = group(rows, architectures.setting_of)
+    slugs = evidence.slugs(settings)
+    parts = []
+    for setting, members in settings.items():
+        found = architectures.architectures(members)
+        parts.append(
+            Part(
+                architectures.title(setting),
+                model_sentences.sentences(found),
+                [*model_level.tables(found), *uptraining.tables(found), *reach.tables(found)],
+                list(model_level.details(found, reports_dir)),
+                pictures=gallery.hang(model_plots.drawn(found), slugs[setting]),
+            )
+        )
+    return parts
+
+
+def of_layouts(results_dir: Path) -> list[Part]:
+    """What the order of keys and values in memory costs on each machine that measured it."""
+    return [
+        Part(layout.title(found), layout.sentences(found), layout.tables(found)) for found in read_layouts(results_dir)
+    ]
+
+
+def of_production(results_dir: Path, gallery: Gallery) -> Part | None:
+    """What caches take at production scale, of no machine: nothing was measured."""
+    found = read_production(results_dir)
+    if found is None:
+        return None
+    pictures = gallery.hang(production_plots.drawn(found))
+    return Part("Production scale", production.sentences(found), production.tables(found), pictures=pictures)

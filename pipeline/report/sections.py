@@ -21,6 +21,8 @@ from pipeline.report import (
     study,
     study_plots,
     uptraining,
+    weight_plots,
+    weights,
 )
 from pipeline.report.evidence import Row, group
 from pipeline.report.parts import Gallery, Part
@@ -58,6 +60,24 @@ def of_models(rows: Sequence[Row], gallery: Gallery, reports_dir: Path) -> list[
                 [*model_level.tables(found), *uptraining.tables(found), *reach.tables(found)],
                 list(model_level.details(found, reports_dir)),
                 pictures=gallery.hang(model_plots.drawn(found), slugs[setting]),
+            )
+        )
+    return parts
+
+
+def of_weights(rows: Sequence[Row], gallery: Gallery, reports_dir: Path) -> list[Part]:
+    """Ways of holding weights beside plain ones, on each machine that measured them."""
+    settings = group(rows, weights.setting_of)
+    slugs = evidence.slugs(settings)
+    parts = []
+    for setting, members in settings.items():
+        found = weights.places(members)
+        parts.append(
+            Part(
+                weights.title(setting),
+                weights.sentences(found),
+                list(weights.tables(found, reports_dir)),
+                pictures=gallery.hang(weight_plots.drawn(found), slugs[setting]),
             )
         )
     return parts

@@ -1,0 +1,75 @@
+"""Transformers' continuous batching: requests join and leave between steps, over a paged cache of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import ContinuousBatchingConfig, GenerationConfig
+
+from pipeline import models
+from pipeline.engines.serving import Blocks, InProcess, Loaded, Request, Served
+from pipeline.memory.costs import kv_bytes_per_token
+
+NO_TOKEN = -1
+WAIT_S = 1.0
+
+
+class HFContinuous(InProcess):
+    """A manager, whose start is not part of a trial, for each trial: a model with one attends in another way.
+
+    `page_size` tokens are in a page, and as many pages as the requests need; `max_batch_tokens` are in a step.
+    """
+
+    def __init__(self, loaded: Loaded, *, page_size: int, max_batch_tokens: int) -> None:
+        self.model = loaded.model
+        self.page_size, self.max_batch_tokens = page_size, max_batch_tokens
+        self.start_up_s = 0.0
+
+    @torch.inference_mode()
+    def serve(self, requests: Sequence[Request]) -> Served:
+        """Raises RuntimeError where its thread ended, or a request failed."""
+        n_blocks = sum(-(-(len(one.prompt) + one.n_new_tokens) // self.page_size) for one in requests) + 1
+        config = ContinuousBatchingConfig(
+            page_size=self.page_size, num_blocks=n_blocks, max_batch_tokens=self.max_batch_tokens,
+            allow_block_sharing=False,
+        )  # fmt: skip
+        started = time.perf_counter()
+        with (
+            models.quiet(),
+            self.model.continuous_batching_context_manager(  # type: ignore[operator]
+                generation_config=GenerationConfig(do_sample=False, eos_token_id=NO_TOKEN, pad_token_id=0),
+                continuous_batching_config=config,
+            ) as manager,
+        ):
+            self.start_up_s = time.perf_counter() - started
+            started = time.perf_counter()
+            for index, one in enumerate(requests):
+                manager.add_request(one.prompt, str(index), one.n_new_tokens, record_timestamps=True,
+                                    eos_token_id=NO_TOKEN)  # fmt: skip
+            done = _results(manager, len(requests))
+        block_bytes = self.page_size * kv_bytes_per_token(self.model.config, self.model.dtype)
+        blocks = Blocks(n_blocks, self.page_size, block_bytes, n_used=n_blocks)
+        return Served(
+            [done[str(index)].generated_tokens for index in range(len(requests))],
+            [[at - started for at in done[str(index)].timestamps] for index in range(len(requests))],
+            kv_bytes_allocated=n_blocks * block_bytes,
+            kv_bytes_used=n_blocks * block_bytes,
+            blocks=blocks,
+        )
+
+
+def _results(manager: Any, n: int) -> dict[str, Any]:
+    """Of all requests, as they finish."""
+    done: dict[str, Any] = {}
+    while len(done) < n:
+        result = manager.get_result(timeout=WAIT_S)
+        if result is None and not manager.is_running():
+            raise RuntimeError("the thread of continuous batching ended unexpectedly")
+        if result is not None and result.is_finished():
+            if result.error is not None:
+                raise RuntimeError(f"continuous batching: {result.error}")
+            done[result.request_id] = result
+    return done

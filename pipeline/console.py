@@ -21,7 +21,7 @@ from pipeline.record import Cost, Interval, Quality, Record
 from pipeline.report.verdicts import answered
 
 IDENTITY = ("technique", "model", "tokens", "batch", "kept")
-COST = ("KV held", "of full", "TTFT", "TPOT", "TPOT / full")
+COST = ("KV held", "of full", "weights", "of plain", "TTFT", "TPOT", "TPOT / full")
 QUALITY = ("recall aware", "agnostic", "text nats")
 COLUMNS = IDENTITY + COST + QUALITY
 NO_LIMIT = 1000  # characters of a line
@@ -59,7 +59,7 @@ def progress(n_cells: int, title: str) -> Iterator[Announce]:
             bar.advance(task)
             cell = done.record.cell
             how = "already measured" if done.reused else f"{done.record.status} after {done.record.wall_s:.1f} s"
-            where = f"{cell.strategy} on {cell.model}, {cell.seq_len:,} tokens, batch {cell.batch}"
+            where = f"{cell.technique} on {cell.model}, {cell.seq_len:,} tokens, batch {cell.batch}"
             console.print(f"[{len(seen)}/{n_cells}] {where}: {how}", markup=False, highlight=False)
 
         yield announce
@@ -117,7 +117,7 @@ def _fits(table: Table, console: Console) -> bool:
 def _row(record: Record) -> list[str]:
     cell = record.cell
     budget = "all" if cell.kv_budget is None else f"{cell.kv_budget:,}"
-    head = [cell.strategy, cell.model, f"{cell.seq_len:,}", str(cell.batch), budget]
+    head = [cell.technique, cell.model, f"{cell.seq_len:,}", str(cell.batch), budget]
     return head + _cost(record.cost) + _quality(record.quality)
 
 
@@ -126,7 +126,13 @@ def _cost(cost: Cost | None) -> list[str]:
         return [""] * len(COST)
     held, full = cost.technique.kv_bytes_held[-1], cost.full.kv_bytes_held[-1]
     times = [f"{1e3 * cost.technique.ttft_s_p50:.1f} ms", f"{1e3 * cost.technique.tpot_s_p50:.2f} ms"]
-    return [f"{held / 2**20:.2f} MiB", f"{held / full:.0%}", *times, _interval(cost.tpot_ratio)]
+    return [f"{held / 2**20:.2f} MiB", f"{held / full:.0%}", *_weights(cost), *times, _interval(cost.tpot_ratio)]
+
+
+def _weights(cost: Cost) -> list[str]:
+    """Shown where the two sides differ in them."""
+    own, plain = (sum(arm.weight_bytes.values()) for arm in (cost.technique, cost.full))
+    return ["", ""] if own == plain else [f"{own / 2**20:.1f} MiB", f"{own / plain:.0%}"]
 
 
 def _quality(quality: Quality | None) -> list[str]:

@@ -91,6 +91,8 @@ def _bytes(cost: Cost) -> Row:
     row: Row = {}
     for of, arm in (("", cost.technique), ("_full", cost.full)):
         row |= {f"kv_bytes_held{of}": arm.kv_bytes_held[-1], f"kv_bytes_logical{of}": arm.kv_bytes_logical}
+        if arm.weight_bytes:
+            row[f"weight_bytes{of}"] = sum(arm.weight_bytes.values())
         if arm.peak_memory_bytes is not None:
             row[f"peak_memory_bytes{of}"] = arm.peak_memory_bytes
     return row

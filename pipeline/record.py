@@ -38,6 +38,12 @@ class Cell(_Frozen):
     seed: int
 
     @property
+    def technique(self) -> str:
+        """What is measured: the strategy, and weights and engine where they are not the usual ones."""
+        others = {"weights": self.weights.removeprefix("none"), "engine": self.engine.removeprefix("ours")}
+        return " ".join([self.strategy, *(f"{axis}={name}" for axis, name in others.items() if name)])
+
+    @property
     def slug(self) -> str:
         """File name without suffix, unique within one hardware × level × strategy folder."""
         budget = "all" if self.kv_budget is None else self.kv_budget

@@ -92,7 +92,7 @@ def track(experiment: Experiment) -> Iterator[Tracker]:
         metrics.CELL_AXES,
         group=f"{cell.level}-{experiment.profile.name}",
         job_type=cell.level,
-        name=f"{cell.model}-{cell.strategy}-{cell.workload}",
+        name="-".join([cell.model, *cell.technique.split(), cell.workload]),
         tags=(cell.level, cell.model, experiment.strategy.name, cell.workload, cell.device, cell.dtype),
         config=experiment.model_dump(exclude={"tracking", "results_dir"}),
     ) as run:

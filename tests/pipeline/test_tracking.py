@@ -126,6 +126,9 @@ def expected_row(one: Record) -> dict[str, Any]:
     for task in one.quality.tasks if one.quality else []:
         name = f"quality_{task.protocol}/{task.task}"
         row |= {name: task.accuracy, f"{name}_full": task.accuracy_full}
+    if one.cost:
+        row["memory/weight_bytes"] = sum(one.cost.technique.weight_bytes.values())
+        row["memory/weight_bytes_full"] = sum(one.cost.full.weight_bytes.values())
     return row
 
 

@@ -25,6 +25,7 @@ LONGEST_QUESTION = 16  # tokens that follow the prompt where recall is measured:
 
 def check(experiment: Experiment) -> None:
     _check_device(experiment)
+    _check_engine(experiment)
     _check_quality(experiment)
     _check_trials(experiment)
     for cell in experiment.cells():
@@ -55,6 +56,15 @@ def check_shape(experiment: Experiment) -> None:
 def _check_device(experiment: Experiment) -> None:
     if experiment.device == "cuda" and not hardware.has_cuda():
         raise ValueError("device=cuda: no CUDA device, or a CPU build of torch; valid here: cpu, auto")
+
+
+def _check_engine(experiment: Experiment) -> None:
+    """Caches are measured in our own loop; what others run is measured as a throughput."""
+    if experiment.level.name != "engine" and experiment.engine.name != "ours":
+        raise ValueError(
+            f"engine={experiment.engine.name}: level={experiment.level.name} measures caches in our own loop; "
+            "valid: engine=ours, or workload=throughput"
+        )
 
 
 def _check_quality(experiment: Experiment) -> None:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from pipeline import models
@@ -28,7 +27,6 @@ class HFContinuous(InProcess):
         self.page_size, self.max_batch_tokens = page_size, max_batch_tokens
         self.start_up_s = 0.0
 
-    @torch.inference_mode()
     def serve(self, requests: Sequence[Request]) -> Served:
         """Raises RuntimeError where its thread ended, or a request failed."""
         n_blocks = sum(-(-(len(one.prompt) + one.n_new_tokens) // self.page_size) for one in requests) + 1

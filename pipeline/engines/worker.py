@@ -17,6 +17,9 @@ N_LAST_LINES = 8
 GRACE_S = 5.0
 
 
+_NOT_HERE = f"{NotImplementedError.__name__}: "
+
+
 class WorkerFailed(RuntimeError):
     """The worker died, said that it failed, or did not answer; with its last lines."""
 
@@ -42,12 +45,15 @@ class Worker:
         return self._process.pid
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Raises WorkerFailed, after which the worker is gone."""
+        """Raises NotImplementedError where the worker said that, WorkerFailed for all else; then the worker is gone."""
         try:
             self._send(json.dumps({"do": do, **arguments}).encode() + b"\n")
             answer: dict[str, Any] = json.loads(self._line(do))
         except (OSError, ValueError) as error:
             raise self._failed(f"{do}: no answer ({type(error).__name__})") from None
+        if answer.get("error", "").startswith(_NOT_HERE):
+            self._kill()
+            raise NotImplementedError(answer["error"].removeprefix(_NOT_HERE))
         if "error" in answer:
             raise self._failed(f"{do}: {answer['error']}")
         return answer

@@ -1,0 +1,99 @@
+"""Engines in turns: paired trials, a gate before any number, and one that fails alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.engines import turns
+from pipeline.engines.agreement import NotTheModel
+from pipeline.engines.hf_batch import HFBatch
+from pipeline.engines.host import Host
+from pipeline.engines.ours import Ours
+from pipeline.engines.serving import Engine, InProcess, Loaded, Request, Served
+from pipeline.record import Throughput
+from tests.pipeline.engines import small
+
+PLAN = turns.Plan(n_trials=3, max_s=60.0, n_bootstrap=200, seed=0)
+
+
+class Wrong(HFBatch):
+    """Right, but for one token."""
+
+    def serve(self, requests: Sequence[Request]) -> Served:
+        right = super().serve(requests)
+        return replace(right, tokens=[*right.tokens[:-1], [*right.tokens[-1][:-1], -1]])
+
+
+class Dies(InProcess):
+    closed = False
+
+    def serve(self, requests: Sequence[Request]) -> Served:
+        raise RuntimeError("no memory left")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def of(tmp_path: Path) -> Loaded:
+    return small.loaded(small.gpt2(), tmp_path)
+
+
+def measured(engines: dict[str, Engine], of: Loaded, plan: turns.Plan = PLAN) -> dict[str, Throughput | Exception]:
+    with Host() as host:
+        return turns.measure(engines, of, small.MIXED, plan, host)
+
+
+def test_other_tokens_are_an_error_and_no_time(of: Loaded) -> None:
+    found = measured({"ours": Ours(of), "wrong": Wrong(of)}, of)
+    assert isinstance(found["wrong"], NotTheModel)
+    assert "request 3 differs from Transformers at new token 5 of 6" in str(found["wrong"])
+    assert isinstance(found["ours"], Throughput)
+
+
+def test_one_that_fails_is_ended_and_the_others_go_on(of: Loaded) -> None:
+    dies = Dies()
+    found = measured({"dies": dies, "ours": Ours(of)}, of)
+    assert str(found["dies"]) == "no memory left" and dies.closed
+    ours = found["ours"]
+    assert isinstance(ours, Throughput) and ours.engine is not None
+    assert [len(one.wall_s) for one in (ours.engine, ours.one_by_one, ours.batch)] == [3, 3, 3]
+    assert ours.speedup_batch is not None and ours.speedup_batch.n == 3
+
+
+def test_the_numbers_add_up(of: Loaded) -> None:
+    ours = measured({"ours": Ours(of)}, of)["ours"]
+    assert isinstance(ours, Throughput) and ours.engine is not None
+    own = ours.engine
+    assert own.tokens_per_s == pytest.approx(sum(ours.n_new_tokens) / sorted(own.wall_s)[1])
+    assert len(own.ttft_s) == len(own.tpot_s) == 3 * len(small.MIXED)
+    assert ours.agreement.tokens_equal == 1 and ours.agreement.n_steps == sum(ours.n_new_tokens)
+    ratio = 1.0
+    for one, other in zip(ours.one_by_one.wall_s, own.wall_s, strict=True):
+        ratio *= (one / other) ** (1 / 3)
+    assert ours.speedup_one_by_one is not None and ours.speedup_one_by_one.estimate == pytest.approx(ratio)
+
+
+def test_a_baseline_that_is_asked_for_is_timed_once(of: Loaded) -> None:
+    asked = HFBatch(of)
+    batch = measured({"hf_batch": asked}, of)["hf_batch"]
+    assert isinstance(batch, Throughput) and batch.engine is not None
+    assert batch.engine.wall_s == batch.batch.wall_s
+    assert batch.speedup_batch is not None and batch.speedup_batch.estimate == 1
+
+
+def test_what_takes_long_takes_part_in_fewer_trials(of: Loaded) -> None:
+    found = measured({"ours": Ours(of)}, of, replace(PLAN, max_s=0.0))["ours"]
+    assert isinstance(found, Throughput) and found.engine is not None
+    assert len(found.engine.wall_s) == 1 and found.speedup_batch is not None and found.speedup_batch.n == 1
+
+
+def test_a_cache_that_loses_something_may_say_other_words(tmp_path: Path) -> None:
+    of = small.loaded(small.gpt2(), tmp_path, "kv_int4", is_lossless=False)
+    found = measured({"ours": Ours(of)}, of)["ours"]
+    assert isinstance(found, Throughput) and found.engine is not None
+    assert found.agreement.n_steps == sum(found.n_new_tokens) and 0 <= found.agreement.tokens_equal <= 1

@@ -1,0 +1,77 @@
+"""The figure of engines: tokens per second by how many prompts there are at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from pipeline.report import quantities as q
+from pipeline.report.drawing import PALETTE, REFERENCE, figure, log_axis, style
+from pipeline.report.engines import BATCH, EQUAL_LENGTHS, MIXED, ONE_BY_ONE, ORDER, OURS, VLLM, Point, points
+from pipeline.report.evidence import BASELINE, Row
+
+COLORS = dict(zip(ORDER, (REFERENCE, "#444444", PALETTE[4], PALETTE[0], PALETTE[1]), strict=True))
+TITLES = {
+    ONE_BY_ONE: "Transformers, one by one",
+    BATCH: "Transformers, one batch",
+    "hf_continuous": "Transformers, continuous",
+    OURS: "our loop, full cache",
+    VLLM: "vLLM",
+}
+WIDTH = 0.16
+
+
+def drawn(rows: Sequence[Row]) -> list[tuple[str, str, Figure]]:
+    """File name, alternative text, figure."""
+    shown = _shown(points(rows))
+    if not shown:
+        return []
+    with style():
+        return [("engines", "tokens per second of each engine, by prompts at once", _bars(shown))]
+
+
+def _shown(found: Sequence[Point]) -> list[Point]:
+    """Those of the commonest lengths, and those whose lengths differ."""
+    alike = [point for point in found if point.workload == EQUAL_LENGTHS]
+    if not alike:
+        return []
+    common = Counter((point.model, point.seq_len, point.n_new_tokens) for point in alike).most_common(1)[0][0]
+    mixed = [point for point in found if point.workload == MIXED and point.model == common[0]]
+    return [point for point in alike if (point.model, point.seq_len, point.n_new_tokens) == common] + mixed
+
+
+def _bars(shown: Sequence[Point]) -> Figure:
+    canvas = figure(3.6)
+    axes = canvas.subplots()
+    rates = []
+    for number, engine in enumerate(ORDER):
+        x, y = [], []
+        for place, point in enumerate(shown):
+            own = point.of(engine, BASELINE)
+            if own and own.serving:
+                x.append(place + (number - (len(ORDER) - 1) / 2) * WIDTH)
+                y.append(own.serving.tokens_per_s)
+        axes.bar(x, y, WIDTH * 0.92, color=COLORS[engine], label=TITLES[engine])
+        rates += y
+    _axes(axes, shown, rates)
+    canvas.legend(loc="outside lower center", ncols=len(ORDER), fontsize=8.5, handlelength=1.0, columnspacing=1.2)
+    return canvas
+
+
+def _axes(axes: Axes, shown: Sequence[Point], rates: Sequence[float]) -> None:
+    log_axis(axes, "y", rates, FuncFormatter(lambda value, _: q.tick(f"{q.three(value)}{q.GLUE}").rstrip(q.GLUE)))
+    axes.grid(False, axis="x")
+    axes.set_xticks(range(len(shown)), [_label(point) for point in shown])
+    first = shown[0]
+    axes.set_title(
+        f"new tokens per second, `{first.model}`, prompts of {q.count(first.seq_len)} tokens, "
+        f"{q.count(first.n_new_tokens)} new tokens each"
+    )
+
+
+def _label(point: Point) -> str:
+    return q.plural(point.n_prompts, "prompt") + ("\nof mixed lengths" if point.workload == MIXED else "")

@@ -1,0 +1,86 @@
+"""Products of two matrices of 8-bit integers, by whichever kernel is exact and fast on this machine.
+
+All of them multiply integers and add integers. Sums come as int32 or as float32, which holds them exactly up to 2^24:
+never reached where n_in is at most 1,040, and beyond it only if nearly all codes were extreme and of one sign.
+Shapes: M rows, K = n_in, N = n_out.
+"""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from strategies.token.packing import fused
+
+LARGEST = 127  # codes are symmetric, so that each has its negative
+_FEW = 16  # rows for which the general kernels spend their time on rearranging the weight
+_CODES_PER_WORD = 4
+_CUDA_ROWS, _CUDA_MULTIPLE = 32, 8
+_CAN_SATURATE = (
+    platform.machine() in ("x86_64", "AMD64")
+    and torch.backends.mkldnn.is_available()
+    and not torch.cpu._is_vnni_supported()
+)
+
+
+def quantise(values: Tensor, scale: Tensor) -> Tensor:
+    """The nearest codes, int8; `scale` broadcasts."""
+    return (values / scale).round_().clamp_(-LARGEST, LARGEST).to(torch.int8)
+
+
+def scale_of(largest: Tensor) -> Tensor:
+    """What one code is worth where `largest` is the largest magnitude; nothing but zeros has codes 0 at any scale."""
+    return largest.clamp(min=1e-8) / LARGEST
+
+
+def product(codes: Tensor, weight: Tensor) -> Tensor:
+    """int8 [M, K] with int8 [N, K], both within ±127 → their sums [M, N]."""
+    if weight.is_cuda:
+        return _padded(codes, weight)
+    if codes.shape[0] <= _FEW and weight.shape[1] % _CODES_PER_WORD == 0:
+        kernel = fused(_few_rows, weight[None])
+        if kernel is not _few_rows:
+            return kernel(_by_place(codes), weight.view(torch.int32))
+    if _CAN_SATURATE and weight.device.type == "cpu":
+        return _by_sign(codes, weight)
+    return torch._int_mm(codes, weight.T)
+
+
+def _padded(codes: Tensor, weight: Tensor) -> Tensor:
+    """CUDA's kernel takes no fewer than 17 rows, and multiples of 8 of everything else."""
+    (n_rows, n_in), n_out = codes.shape, weight.shape[0]
+    more_in = -n_in % _CUDA_MULTIPLE
+    rows = pad(codes, (0, more_in, 0, max(_CUDA_ROWS - n_rows, -n_rows % _CUDA_MULTIPLE)))
+    columns = pad(weight, (0, more_in, 0, -n_out % _CUDA_MULTIPLE))
+    return torch._int_mm(rows, columns.T)[:n_rows, :n_out]
+
+
+def _by_sign(codes: Tensor, weight: Tensor) -> Tensor:
+    """Without VNNI oneDNN adds pairs of products in 16 bits: 255 · 127 · 2 saturates there, 127 · 127 · 2 does not.
+
+    So rows of the positive codes and rows of the negative ones go through its kernel, and no pair is too large.
+    """
+    signs = torch.cat([codes.clamp(min=0), codes.clamp(max=0).neg_()]).view(torch.uint8)
+    packed = torch.ops.onednn.qlinear_prepack(weight, None)
+    unit, no_offset = torch.ones(1), torch.zeros(1, dtype=torch.int32)
+    positive, negative = torch.ops.onednn.qlinear_pointwise(
+        signs, 1.0, 0, packed, unit, no_offset, None, 1.0, 0, torch.float32, "none", [], "none"
+    ).chunk(2)
+    return positive.sub_(negative)
+
+
+def _by_place(codes: Tensor) -> list[Tensor]:
+    """The codes that meet the first, second, … byte of each word, each float32 [M, 1, K / 4]."""
+    places = codes.view(codes.shape[0], -1, _CODES_PER_WORD).permute(2, 0, 1)
+    return [place[:, None].float() for place in places]
+
+
+def _few_rows(rows: list[Tensor], words: Tensor) -> Tensor:
+    """Four codes [N, K / 4] are read as one word, and become numbers in registers."""
+    first, second, third, fourth = (
+        row * ((words << (24 - shift)) >> 24).float() for row, shift in zip(rows, (0, 8, 16, 24), strict=True)
+    )
+    return (first + second + third + fourth).sum(-1)

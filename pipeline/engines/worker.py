@@ -15,8 +15,6 @@ from typing import Any
 
 N_LAST_LINES = 8
 GRACE_S = 5.0
-
-
 _NOT_HERE = f"{NotImplementedError.__name__}: "
 
 
@@ -52,7 +50,7 @@ class Worker:
         except (OSError, ValueError) as error:
             raise self._failed(f"{do}: no answer ({type(error).__name__})") from None
         if answer.get("error", "").startswith(_NOT_HERE):
-            self._kill()
+            self.close()
             raise NotImplementedError(answer["error"].removeprefix(_NOT_HERE))
         if "error" in answer:
             raise self._failed(f"{do}: {answer['error']}")
@@ -65,6 +63,7 @@ class Worker:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(GRACE_S)
         self._kill()
+        self._log.close()
 
     def _send(self, line: bytes) -> None:
         assert self._process.stdin is not None
@@ -80,7 +79,9 @@ class Worker:
                 raise self._failed(f"{do}: no answer within {self.timeout_s:g} s")
             more = os.read(self._process.stdout.fileno(), 1 << 20)
             if not more:
-                raise self._failed(f"{do}: ended with exit code {self._process.wait(GRACE_S)}")
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(GRACE_S)
+                raise self._failed(f"{do}: ended with exit code {self._process.poll()}")
             self._answered += more
         line, _, self._answered = self._answered.partition(b"\n")
         return line
@@ -89,6 +90,7 @@ class Worker:
         self._kill()
         self._log.seek(0)
         lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
+        self._log.close()
         return WorkerFailed(" | ".join([what, *lines[-N_LAST_LINES:]]))
 
     def _kill(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,14 +65,3 @@ def _cpu_s(engine: VLLM) -> float:
     before = sum(waiting.cpu_times()[:2])
     time.sleep(1.0)
     return sum(waiting.cpu_times()[:2]) - before
-
-
-@built
-@pytest.mark.slow
-def test_a_start_that_fails_says_why_and_leaves_no_process(tmp_path: Path) -> None:
-    of = small.loaded(small.gpt2(), tmp_path)
-    engine = VLLM(of, **{**POOL, "block_size": 7})
-    with pytest.raises(RuntimeError, match=r"start: .*block"):
-        engine.start()
-    children = [child for child in psutil.Process(os.getpid()).children() if "vllm_worker" in " ".join(child.cmdline())]
-    assert not children

@@ -58,11 +58,8 @@ def test_each_baseline_has_a_verdict_of_its_own(tmp_path: Path) -> None:
     assert f"| 4.50{q.TIMES} [4.05,{q.GLUE}4.95] | {verdicts.FASTER} | 0.90{q.TIMES} [0.81,{q.GLUE}0.99]" in vllm
     assert f"| {verdicts.NO_DIFFERENCE} |" in vllm  # 0.99 is within the noise of the batch itself
     assert "| reference |" in one_by_one and "| reference |" in batch
-    assert [line.split("[")[1].split("]")[0] for line in (one_by_one, batch, vllm)] == [
-        "HF_GENERATE",
-        "HF_BATCH",
-        "VLLM",
-    ]
+    names = [line.split("[")[1].split("]")[0] for line in (one_by_one, batch, vllm)]
+    assert names == ["HF_GENERATE", "HF_BATCH", "VLLM"]
 
 
 def test_a_range_over_points_counts_its_verdicts(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from strategies.system.paged import Paged
+from strategies.system.pages import pages_of
 from strategies.token.contiguous import Contiguous
 from strategies.token.drop import Drop
 from strategies.token.never import Never
@@ -59,6 +61,10 @@ def require_composable(
         raise ValueError(f"{_name('encoding', storage)} projects on the model's device, but "
                          f"{_name('placement', placement)} encodes on the host; "
                          "valid: placement=contiguous, or another encoding")  # fmt: skip
+    if isinstance(placement, Paged) and pages_of(storage) is None:
+        raise ValueError(f"{_name('placement', placement)} cuts tokens into blocks, but {_name('encoding', storage)} "
+                         "codes neighbours or dimensions together; "
+                         "valid: placement=contiguous, or encoding=dense, int8 or int4")  # fmt: skip
     if isinstance(encoding, Calibrated) and not sharing.may_evict:
         raise ValueError(f"{_name('sharing', sharing)} mixes two layers, but {_name('encoding', storage)} is "
                          "calibrated for one; valid: sharing=none, or another encoding")  # fmt: skip

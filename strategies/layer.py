@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from strategies.attention import causal_attention, grouped_attention, visible
+from strategies.extensible import Extensible
 from strategies.observed import attention_received
 from strategies.ragged import NOBODY, RaggedStorage, aligned
 from strategies.retention import Retention
@@ -30,6 +31,8 @@ class SlotLayer(CacheLayerMixin):
 
     is_sliding = False
     supports_early_init = False  # shapes come with the first keys
+    positions: Tensor
+    scores: Tensor
 
     def __init__(
         self,
@@ -119,7 +122,10 @@ class SlotLayer(CacheLayerMixin):
 
     def _append(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor) -> None:
         if self.n_held == self.storage.capacity:
-            self._load(*self.storage.tokens(self.n_held), self.positions, self.scores)
+            if isinstance(self.storage, Extensible):
+                self._reserve(self.storage, self.n_held)
+            else:
+                self._load(*self.storage.tokens(self.n_held), self.positions, self.scores)
         self.storage.append(self.n_held, key, value)
         self.positions[..., self.n_held : self.n_held + 1] = position
         self.scores[..., self.n_held : self.n_held + 1] = score
@@ -164,7 +170,7 @@ class SlotLayer(CacheLayerMixin):
         if self.retention.step_observer or (self.retention.observer and n_allowed < n_tokens):
             score = self._observed(query, key, new, position, score, window, how)
         if n_allowed == n_tokens:
-            self._load(key, value, position, score)
+            self._hold(key, value, position, score)
         else:
             n_seen = self.n_seen + query.shape[2]
             rank = self.retention.ranked(score, position, newest=n_seen - 1)
@@ -219,6 +225,26 @@ class SlotLayer(CacheLayerMixin):
         there = kept.clamp(min=0)
         key, value, self.memory = self.retention.on_evict.keep(key, value, there, self.memory)
         self._load(key, value, position.gather(-1, there).where(kept >= 0, NOBODY), score.gather(-1, there))
+
+    def _hold(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor) -> None:
+        """Hold these tokens, of which the first are held already, where they stay if the storage can do that."""
+        if not self.n_held or not isinstance(self.storage, Extensible):
+            self._load(key, value, position, score)
+            return
+        n_before, n_tokens = self.n_held, key.shape[2]
+        if n_tokens > self.storage.capacity:
+            self._reserve(self.storage, n_tokens)
+        self.storage.append(n_before, key[:, :, n_before:], value[:, :, n_before:])
+        self.positions[..., n_before:n_tokens] = position[..., n_before:]
+        self.scores[..., :n_tokens] = score
+        self.n_held = n_tokens
+
+    def _reserve(self, storage: Extensible, n_tokens: int) -> None:
+        """Room for so many tokens and those that may follow; what is held stays where it is."""
+        capacity = self.retention.schedule.capacity(n_tokens + self.headroom, self.kv_budget)
+        storage.reserve(capacity)
+        self.positions = _with_room(self.positions[..., : self.n_held], capacity)
+        self.scores = _with_room(self.scores[..., : self.n_held], capacity)
 
     def _load(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor) -> None:
         """Hold exactly these tokens, with room for those that may follow before the next allocation."""
@@ -289,7 +315,19 @@ class SlotLayer(CacheLayerMixin):
         self.n_rows = len(beam_idx)
 
     def crop(self, tokens_to_remove: int) -> None:
-        raise ValueError(f"crop({tokens_to_remove}): an evicted token cannot be brought back; valid: a new cache")
+        """Forget the newest -tokens_to_remove tokens, as where a draft was rejected.
+
+        Raises ValueError where a token was evicted, and for a storage that cannot let tokens go.
+        """
+        storage = self.storage if self.is_initialized else None
+        if not isinstance(storage, Extensible) or self.n_held < self.get_seq_length():
+            raise ValueError(f"crop({tokens_to_remove}): an evicted token cannot be brought back; valid: a new cache")
+        if not -self.n_held < tokens_to_remove <= 0:
+            raise ValueError(f"crop({tokens_to_remove}): {self.n_held} tokens are held; "
+                             f"valid: {1 - self.n_held} to 0")  # fmt: skip
+        self.n_held += tokens_to_remove
+        self.n_seen = self.n_seen + tokens_to_remove
+        storage.truncate(self.n_held)
 
 
 def _with_room(tokens: Tensor, capacity: int) -> Tensor:

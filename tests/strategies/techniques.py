@@ -28,7 +28,7 @@ def config(technique: str, *overrides: str) -> Any:
     """As published but for `overrides`; what is too large for the models and budget of the tests is made to fit."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         published = compose("config", [f"strategy={technique}", "profile=cpu", *overrides])
-    for axis in ("scorer", "encoding", "on_evict"):
+    for axis in ("scorer", "encoding", "on_evict", "placement"):
         if axis in published.strategy:
             fitted(axis, published.strategy[axis])
     return published
@@ -42,6 +42,8 @@ def fitted(axis: str, part: Any) -> Any:
         part.group_size, part.n_recent = 4, 8
     if axis == "on_evict" and "n_first" in part:
         part.n_first = part.n_last = 0
+    if axis == "placement" and "block_size" in part:
+        part.block_size = 4
     return part
 
 

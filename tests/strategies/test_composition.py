@@ -33,6 +33,8 @@ REFUSED = [
     ("encoding=LowRankStorage", "placement=Offload"),
     ("encoding=LowRankStorage", "sharing=MiniCache"),
     ("allocation=AdaptiveAllocation", "placement=Offload"),
+    ("encoding=KiviStorage", "placement=Paged"),
+    ("encoding=LowRankStorage", "placement=Paged"),
 ]
 N_SHARES = 8
 

@@ -1,7 +1,7 @@
 """Products of two matrices of 8-bit integers, by whichever kernel is exact and fast on this machine.
 
-All of them multiply integers and add integers. Sums come as int32 or as float32, which holds them exactly up to 2^24:
-never reached where n_in is at most 1,040, and beyond it only if nearly all codes were extreme and of one sign.
+All of them multiply integers and add integers. Sums come as float32, which holds them exactly up to 2^24: never reached
+where n_in is at most 1,040, and beyond it only if nearly all codes were extreme and of one sign.
 Shapes: M rows, K = n_in, N = n_out.
 """
 
@@ -16,7 +16,6 @@ from torch.nn.functional import pad
 from strategies.token.packing import fused
 
 LARGEST = 127  # codes are symmetric, so that each has its negative
-_FEW = 16  # rows for which the general kernels spend their time on rearranging the weight
 _CODES_PER_WORD = 4
 _CUDA_ROWS, _CUDA_MULTIPLE = 32, 8
 _CAN_SATURATE = (
@@ -37,16 +36,17 @@ def scale_of(largest: Tensor) -> Tensor:
 
 
 def product(codes: Tensor, weight: Tensor) -> Tensor:
-    """int8 [M, K] with int8 [N, K], both within ±127 → their sums [M, N]."""
+    """int8 [M, K] with int8 [N, K], both within ±127 → their sums, float32 [M, N], to be written over."""
     if weight.is_cuda:
         return _padded(codes, weight)
-    if codes.shape[0] <= _FEW and weight.shape[1] % _CODES_PER_WORD == 0:
-        kernel = fused(_few_rows, weight[None])
-        if kernel is not _few_rows:
-            return kernel(_by_place(codes), weight.view(torch.int32))
+    if len(codes) == 1 and weight.shape[1] % _CODES_PER_WORD == 0:
+        # The general kernels rearrange the weight first, which for one row takes longer than to multiply it.
+        kernel = fused(_one_row, weight[None])
+        if kernel is not _one_row:
+            return kernel(_by_place(codes[0]), weight.view(torch.int32))[None]
     if _CAN_SATURATE and weight.device.type == "cpu":
         return _by_sign(codes, weight)
-    return torch._int_mm(codes, weight.T)
+    return torch._int_mm(codes, weight.T).float()
 
 
 def _padded(codes: Tensor, weight: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def _padded(codes: Tensor, weight: Tensor) -> Tensor:
     more_in = -n_in % _CUDA_MULTIPLE
     rows = pad(codes, (0, more_in, 0, max(_CUDA_ROWS - n_rows, -n_rows % _CUDA_MULTIPLE)))
     columns = pad(weight, (0, more_in, 0, -n_out % _CUDA_MULTIPLE))
-    return torch._int_mm(rows, columns.T)[:n_rows, :n_out]
+    return torch._int_mm(rows, columns.T)[:n_rows, :n_out].float()
 
 
 def _by_sign(codes: Tensor, weight: Tensor) -> Tensor:
@@ -66,21 +66,21 @@ def _by_sign(codes: Tensor, weight: Tensor) -> Tensor:
     signs = torch.cat([codes.clamp(min=0), codes.clamp(max=0).neg_()]).view(torch.uint8)
     packed = torch.ops.onednn.qlinear_prepack(weight, None)
     unit, no_offset = torch.ones(1), torch.zeros(1, dtype=torch.int32)
-    positive, negative = torch.ops.onednn.qlinear_pointwise(
+    sums = torch.ops.onednn.qlinear_pointwise(
         signs, 1.0, 0, packed, unit, no_offset, None, 1.0, 0, torch.float32, "none", [], "none"
-    ).chunk(2)
-    return positive.sub_(negative)
+    )
+    return sums[: len(codes)].sub_(sums[len(codes) :])
 
 
-def _by_place(codes: Tensor) -> list[Tensor]:
-    """The codes that meet the first, second, … byte of each word, each float32 [M, 1, K / 4]."""
-    places = codes.view(codes.shape[0], -1, _CODES_PER_WORD).permute(2, 0, 1)
-    return [place[:, None].float() for place in places]
+def _by_place(codes: Tensor) -> Tensor:
+    """int8 [K] → float32 [4, K / 4]: those that meet the first, second, … byte of each word."""
+    return codes.view(-1, _CODES_PER_WORD).T.float().contiguous()
 
 
-def _few_rows(rows: list[Tensor], words: Tensor) -> Tensor:
-    """Four codes [N, K / 4] are read as one word, and become numbers in registers."""
+def _one_row(places: Tensor, words: Tensor) -> Tensor:
+    """[4, K / 4] with int32 [N, K / 4] → [N]: four codes are read at once, and become numbers in registers."""
     first, second, third, fourth = (
-        row * ((words << (24 - shift)) >> 24).float() for row, shift in zip(rows, (0, 8, 16, 24), strict=True)
+        place * ((words << (24 - shift)) >> 24).float()
+        for place, shift in zip(places.unbind(), (0, 8, 16, 24), strict=True)
     )
     return (first + second + third + fourth).sum(-1)

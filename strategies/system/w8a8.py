@@ -79,7 +79,7 @@ class W8A8Linear(nn.Module):
         rows = entering.reshape(-1, self.in_features)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         row_scale = self._row_scale(rows)
-        leaving = (product(quantise(rows, row_scale), self.codes) * row_scale).mul_(self.scale)
+        leaving = product(quantise(rows, row_scale), self.codes).mul_(row_scale).mul_(self.scale)
         if self.bias is not None:
             leaving.add_(self.bias)
         return leaving.to(entering.dtype).view(*entering.shape[:-1], self.out_features)

@@ -40,7 +40,7 @@ def lost(model, text, *transforms) -> float:
     """Nats per token over the model as it is; calibrated on other text than is scored."""
     quantised = copy.deepcopy(model)
     for transform in transforms:
-        transform(quantised, text[-2048:].view(2, 1024))
+        transform(quantised, text[-1024:].view(2, 512))
     return (outliers.nll(quantised, windows(text)) - outliers.nll(model, windows(text))).mean().item()
 
 

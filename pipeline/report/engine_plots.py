@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.report import quantities as q
-from pipeline.report.drawing import PALETTE, REFERENCE, figure, log_axis, style
+from pipeline.report.drawing import INK, PALETTE, REFERENCE, figure, style
 from pipeline.report.engines import BATCH, EQUAL_LENGTHS, MIXED, ONE_BY_ONE, ORDER, OURS, VLLM, Point, points
 from pipeline.report.evidence import BASELINE, Row
 
@@ -47,7 +47,6 @@ def _shown(found: Sequence[Point]) -> list[Point]:
 def _bars(shown: Sequence[Point]) -> Figure:
     canvas = figure(3.6)
     axes = canvas.subplots()
-    rates = []
     for number, engine in enumerate(ORDER):
         x, y = [], []
         for place, point in enumerate(shown):
@@ -55,20 +54,22 @@ def _bars(shown: Sequence[Point]) -> Figure:
             if own and own.serving:
                 x.append(place + (number - (len(ORDER) - 1) / 2) * WIDTH)
                 y.append(own.serving.tokens_per_s)
-        axes.bar(x, y, WIDTH * 0.92, color=COLORS[engine], label=TITLES[engine])
-        rates += y
-    _axes(axes, shown, rates)
+        bars = axes.bar(x, y, WIDTH * 0.92, color=COLORS[engine], label=TITLES[engine])
+        axes.bar_label(bars, [q.three(rate) for rate in y], padding=2, fontsize=7.5, color=INK)
+    _axes(axes, shown)
     canvas.legend(loc="outside lower center", ncols=len(ORDER), fontsize=8.5, handlelength=1.0, columnspacing=1.2)
     return canvas
 
 
-def _axes(axes: Axes, shown: Sequence[Point], rates: Sequence[float]) -> None:
-    log_axis(axes, "y", rates, FuncFormatter(lambda value, _: q.tick(f"{q.three(value)}{q.GLUE}").rstrip(q.GLUE)))
+def _axes(axes: Axes, shown: Sequence[Point]) -> None:
+    """From zero, so that bars can be compared by their length."""
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.count(value)))
     axes.grid(False, axis="x")
     axes.set_xticks(range(len(shown)), [_label(point) for point in shown])
     first = shown[0]
     axes.set_title(
-        f"new tokens per second, `{first.model}`, prompts of {q.count(first.seq_len)} tokens, "
+        f"new tokens per second, {first.model}, prompts of {q.count(first.seq_len)} tokens, "
         f"{q.count(first.n_new_tokens)} new tokens each"
     )
 

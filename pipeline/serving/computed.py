@@ -26,6 +26,9 @@ DECIMAL_GB = 10**9
 def computed(plan: Plan, progress: Callable[[str], None] = lambda said: None) -> Serving:
     """`progress` is told what comes next. Raises ValueError for memory that is too small."""
     weights, per_token = _bytes(plan)
+    if not per_token:
+        raise ValueError(f"model={plan.model.label}: its cache does not grow with every token; valid: a model whose "
+                         "attention sees all of them")  # fmt: skip
     room = int(plan.gpu_gb * DECIMAL_GB) - weights
     if room < per_token:
         raise ValueError(f"gpu_gb={plan.gpu_gb:g}: the weights of {plan.model.label} alone take "

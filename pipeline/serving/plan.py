@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline import ROOT
 from pipeline.config import Count, Grid, Model, one_line
@@ -102,14 +102,6 @@ class Plan(Frozen):
     cases: Cases
     allocator: dict[str, Any]
 
-    @model_validator(mode="after")
-    def _requests_fit_their_limit(self) -> Plan:
-        n_common = self.trace.system_prompts.n_tokens
-        if n_common + 2 > self.max_len:
-            raise ValueError(f"max_len={self.max_len}: system prompts alone have {n_common} tokens; "
-                             f"valid: at least {n_common + 2}")  # fmt: skip
-        return self
-
 
 def asked(overrides: Sequence[str]) -> tuple[Plan, Path]:
     """The plan, and the folder for its results. Raises ValueError, one line, or Hydra's own errors."""
@@ -117,6 +109,16 @@ def asked(overrides: Sequence[str]) -> tuple[Plan, Path]:
         content: Any = OmegaConf.to_container(compose("serving", list(overrides)), resolve=True)
     results_dir = ROOT / str(content.pop("results_dir"))
     try:
-        return Plan.model_validate(content), results_dir
+        plan = Plan.model_validate(content)
     except ValidationError as error:
         raise ValueError(one_line(error)) from None
+    _check(plan)
+    return plan, results_dir
+
+
+def _check(plan: Plan) -> None:
+    """A request has a token of its own besides what is common, and an answer."""
+    n_common = plan.trace.system_prompts.n_tokens
+    if n_common + 2 > plan.max_len:
+        raise ValueError(f"max_len={plan.max_len}: system prompts alone have {n_common} tokens; "
+                         f"valid: at least {n_common + 2}")  # fmt: skip

@@ -20,6 +20,7 @@ from pipeline.report import (
     sentences,
     tables,
 )
+from pipeline.report.engines import ENGINE
 from pipeline.report.evidence import ABLATION, MODEL, SYSTEM, Row, Setting, group
 from pipeline.report.means import differs
 from pipeline.report.parts import FIGURES, Files, Gallery, Level, Part, Picture, Technique
@@ -27,7 +28,7 @@ from pipeline.report.tables import Table
 from pipeline.study import LEVEL as STUDY
 
 REPORT = "report.md"
-SECTIONS = (ABLATION, STUDY, MODEL, SYSTEM)  # levels that have a section of their own
+SECTIONS = (ABLATION, STUDY, MODEL, SYSTEM, ENGINE)  # levels that have a section of their own
 Names = Mapping[tuple[str, str], str]
 
 
@@ -158,6 +159,8 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
         benchmark=benchmarks.summary(found, plan),
         bars_at=benchmarks.where(plan),
         weights=sections.of_weights(renderer.of(SYSTEM), gallery, reports_dir),
+        engines=sections.of_engines(renderer.of(ENGINE), gallery, reports_dir),
+        serving=sections.of_serving(results_dir, gallery),
         layouts=sections.of_layouts(results_dir),
         production=sections.of_production(results_dir, gallery),
         study=sections.of_study(renderer.of(STUDY), renderer.slugs, gallery),

@@ -10,6 +10,9 @@ from pipeline.layout import read_all as read_layouts
 from pipeline.memory.production import read as read_production
 from pipeline.report import (
     architectures,
+    engine_plots,
+    engine_sentences,
+    engines,
     evidence,
     layout,
     model_level,
@@ -18,6 +21,8 @@ from pipeline.report import (
     production,
     production_plots,
     reach,
+    serving,
+    serving_plots,
     study,
     study_plots,
     uptraining,
@@ -26,6 +31,7 @@ from pipeline.report import (
 )
 from pipeline.report.evidence import Row, group
 from pipeline.report.parts import Gallery, Part
+from pipeline.serving.results import read as read_serving
 
 
 def of_study(rows: Sequence[Row], slugs: dict[evidence.Setting, str], gallery: Gallery) -> list[Part]:
@@ -81,6 +87,30 @@ def of_weights(rows: Sequence[Row], gallery: Gallery, reports_dir: Path) -> list
             )
         )
     return parts
+
+
+def of_engines(rows: Sequence[Row], gallery: Gallery, reports_dir: Path) -> list[Part]:
+    """vLLM, Transformers and our own loop on the same requests, on each machine that measured them."""
+    settings = group(rows, engines.setting_of)
+    slugs = evidence.slugs(settings)
+    return [
+        Part(
+            engines.title(setting),
+            engine_sentences.sentences(members),
+            list(engines.tables(members, reports_dir)),
+            pictures=gallery.hang(engine_plots.drawn(members), slugs[setting]),
+        )
+        for setting, members in settings.items()
+    ]
+
+
+def of_serving(results_dir: Path, gallery: Gallery) -> Part | None:
+    """How many sequences a memory serves, of no machine: nothing was timed."""
+    found = read_serving(results_dir)
+    if found is None:
+        return None
+    pictures = gallery.hang(serving_plots.drawn(found))
+    return Part("Serving", serving.sentences(found), serving.tables(found), pictures=pictures)
 
 
 def of_layouts(results_dir: Path) -> list[Part]:

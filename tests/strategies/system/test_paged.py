@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from strategies.cache import SlotCache
 from strategies.system.blocks import OutOfBlocks
@@ -76,7 +77,7 @@ def test_what_evicts_merges_or_shares_may_lie_in_pages(technique: str) -> None:
 def test_the_compiled_kernels_read_scattered_blocks_as_gathering_does(
     encoding: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the eager backend, which runs what would be compiled; a large sequence is compiled in `benchmarks`."""
+    """With the eager backend, which runs what would be compiled."""
     paged = storage(encoding, n_tokens=0)
     key, value = (tokens.to(dtype) for tokens in numbers(2, 50))
     paged.load(key, value, 60)
@@ -89,6 +90,27 @@ def test_the_compiled_kernels_read_scattered_blocks_as_gathering_does(
     monkeypatch.setattr(packing, "_compiled", lambda work: torch.compile(work, backend="eager"))
     monkeypatch.setattr(packing, "_has_compiler", lambda device: True)
     torch.testing.assert_close(paged.attend(query, 55, None, **how), gathered)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["dense", "int8"])
+def test_one_compiled_kernel_serves_a_sequence_that_grows(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not packing._has_compiler("cpu"):
+        pytest.skip("no C++ compiler")
+    n_tokens = 9000  # in words of 8-bit codes, above what is worth compiling
+    paged = storage(encoding, n_tokens=n_tokens, capacity=n_tokens)
+    paged.reserve(n_tokens + 40)
+    query, how = torch.randn(2, 4, 1, 8, dtype=torch.double), {"scaling": 0.3, "softcap": None}
+    compiled, gathered, graphs = [], [], set()
+    for n_held in range(n_tokens, n_tokens + 40, 3):
+        compiled.append(paged.attend(query, n_held, None, **how))
+        graphs.add(counters["stats"]["unique_graphs"])
+        with monkeypatch.context() as patch:
+            patch.setattr(packing, "_WORTH_COMPILING", 1 << 40)
+            gathered.append(paged.attend(query, n_held, None, **how))
+        paged.append(n_held, *numbers(2, 3, seed=n_held))
+    torch.testing.assert_close(torch.stack(compiled), torch.stack(gathered))
+    assert len(graphs) == 1 and graphs != {0}
 
 
 def test_a_pool_without_numbers_has_the_shapes() -> None:

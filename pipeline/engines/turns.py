@@ -84,9 +84,10 @@ def _scored(
     n_steps = sum(one.n_new_tokens for one in requests)
     for name, engine in engines.items():
         try:
-            inexact = isinstance(engine, VLLM) and not engine.is_exact
-            exact = Agreement(n_steps=n_steps, tokens_equal=1.0)
-            scores[name] = agreement.of_logits(engine, loaded, requests) if inexact else exact  # type: ignore[arg-type]
+            if isinstance(engine, VLLM) and not engine.is_exact:
+                scores[name] = agreement.of_logits(engine, loaded, requests)
+            else:
+                scores[name] = Agreement(n_steps=n_steps, tokens_equal=1.0)
         except Exception as error:
             failed[name] = error
     return scores, failed
@@ -100,10 +101,11 @@ def _taken(arms: Mapping[str, Engine], requests: Sequence[Request], plan: Plan) 
     turns.served = {name: [] for name in arms}
     rng, spent_s = np.random.default_rng(plan.seed), dict.fromkeys(arms, 0.0)
     with timing.no_garbage_collection():
-        for trial in range(plan.n_trials):
+        for _ in range(plan.n_trials):
             for index in rng.permutation(len(arms)):
                 name = list(arms)[index]
-                if name in turns.failed or (trial and spent_s[name] * (trial + 1) / trial > plan.max_s):
+                n_done = len(turns.done(name))
+                if name in turns.failed or (n_done and spent_s[name] * (n_done + 1) / n_done > plan.max_s):
                     turns.served[name].append(None)
                     continue
                 started = time.perf_counter()

@@ -19,6 +19,7 @@ install: $(STAMP) ## install into .venv, nothing else
 vllm: $(VLLM_STAMP) ## install the engine vLLM into .venv-vllm, 2.5 GB (five minutes)
 
 repro: $(STAMP) ## install if needed, run every experiment that is not up to date, render the report
+	@$(MAKE) --no-print-directory vllm || echo "vLLM cannot be installed here: what it would run is skipped" >&2
 	@dvc repro && echo "the report is in reports/report.md"
 
 benchmark: $(STAMP) ## all points of the benchmark beside the caches of Transformers (half an hour on two cores)
@@ -41,7 +42,7 @@ report: $(STAMP) ## render reports/ from the records that exist, measure nothing
 	@python -m pipeline.report
 
 clean: ## remove the virtual environments and caches; results, reports, models and W&B runs stay
-	rm -rf .venv .venv-vllm .cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf .venv .venv-vllm .cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt

@@ -1,6 +1,7 @@
 """Which machine this is and what runs on it: nothing that changes between two runs, and no torch.
 
-`python -m pipeline.hardware` writes it to `hardware.json`, on which every measuring stage depends.
+`python -m pipeline.hardware` writes it to `hardware.json`, on which every measuring stage depends, and which engines
+have an environment of their own to `engines.json`, on which theirs does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import psutil
 from pipeline import ROOT
 
 IDENTITY_FILE = ROOT / "hardware.json"
+ENGINES_FILE = ROOT / "engines.json"
 _MAKERS_AND_FILLERS = {"intel", "amd", "nvidia", "geforce", "tesla", "r", "tm", "cpu", "gpu", "processor", "core"}
 
 
@@ -62,9 +64,24 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages}
 
 
+def engines(root: Path = ROOT) -> dict[str, str | None]:
+    """Engine -> its version in the environment that `make` built for it; None where there is none."""
+    found = sorted((root / ".venv-vllm").glob("lib/python*/site-packages/vllm*.dist-info"))
+    return {"vllm": found[0].name.removesuffix(".dist-info") if found else None}
+
+
 def write_identity(path: Path = IDENTITY_FILE) -> bool:
     """Write the identity with what else a measurement depends on; False, and untouched, when nothing changed."""
-    here = {"hardware_id": hardware_id(), **identity(), "n_usable_cores": n_usable_cores(), "versions": versions()}
+    return _write(path, {"hardware_id": hardware_id(), **identity(), "n_usable_cores": n_usable_cores(),
+                         "versions": versions()})  # fmt: skip
+
+
+def write_engines(path: Path = ENGINES_FILE) -> bool:
+    """As `write_identity`."""
+    return _write(path, engines())
+
+
+def _write(path: Path, here: dict[str, Any]) -> bool:
     text = json.dumps(here, indent=1) + "\n"
     if path.exists() and path.read_text() == text:
         return False
@@ -98,4 +115,5 @@ def _short(name: str) -> str:
 
 if __name__ == "__main__":
     changed = write_identity()
+    write_engines()
     print(f"{hardware_id()}{'' if changed else ' (unchanged)'}")

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from pipeline import ROOT
 
 IGNORED = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
-MADE_INSIDE = {"hardware.json"}  # which machine it is, only the container knows
+MADE_INSIDE = {"hardware.json", "engines.json"}  # which machine it is, only the container knows
 
 
 def instructions(text: str) -> list[tuple[str, str]]:

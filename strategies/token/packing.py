@@ -55,7 +55,7 @@ def dot(rows: Tensor, packed: Tensor, bits: int, along: int = -1) -> Tensor:
     if n_padding := packed.shape[-2] * _WORD // bits - rows.shape[-1]:
         rows = pad(rows, (0, n_padding))
     if _compiles(packed):
-        return _compiled(_dot)(rows if along == -1 else _growing(rows, along), _growing(packed, along), bits)
+        return _as_one(_dot)(rows if along == -1 else _growing(rows, along), _growing(packed, along), bits)
     pieces = packed.split(_AT_ONCE, dim=-1)
     return torch.cat([rows @ unpack(piece, bits, rows.shape[-1], rows.dtype) for piece in pieces], dim=-1)
 
@@ -63,7 +63,7 @@ def dot(rows: Tensor, packed: Tensor, bits: int, along: int = -1) -> Tensor:
 def mix(weight: Tensor, packed: Tensor, bits: int, n_dims: int) -> Tensor:
     """Sum of the tokens' codes [..., W, N] by weight [..., G, N] → [..., G, D]."""
     if _compiles(packed):
-        return _compiled(_mix)(_growing(weight), _growing(packed), bits)[..., :n_dims]
+        return _as_one(_mix)(_growing(weight), _growing(packed), bits)[..., :n_dims]
     pieces = zip(weight.split(_AT_ONCE, dim=-1), packed.split(_AT_ONCE, dim=-1), strict=True)
     sums = [some @ unpack(piece, bits, n_dims, weight.dtype).transpose(-1, -2) for some, piece in pieces]
     total = sums[0]
@@ -74,7 +74,7 @@ def mix(weight: Tensor, packed: Tensor, bits: int, n_dims: int) -> Tensor:
 
 def fused(work: Callable[..., Any], packed: Tensor) -> Callable[..., Any]:
     """`work` as one kernel where these codes are so many that compiling pays."""
-    return _compiled(work) if _compiles(packed) else work
+    return _as_one(work) if _compiles(packed) else work
 
 
 def _growing(tensor: Tensor, dim: int = -1) -> Tensor:
@@ -113,6 +113,11 @@ def _has_compiler(device: str) -> bool:
     if device == "cuda":
         return True  # torch brings its own
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+
+
+def _as_one(work: Callable[..., Any]) -> Callable[..., Any]:
+    """`work` as one kernel, or as part of what is being compiled."""
+    return work if torch.compiler.is_compiling() else _compiled(work)
 
 
 @cache

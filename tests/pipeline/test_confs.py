@@ -57,7 +57,9 @@ def test_every_named_class_exists(file):
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_the_command_in_the_first_line_is_accepted(file):
     shown = file.read_text().splitlines()[0]
-    command = re.fullmatch(r"# python -m pipeline\.(run|train|ablations|engines|memory|memory\.tables)( .*)?", shown)
+    command = re.fullmatch(
+        r"# python -m pipeline\.(run|train|ablations|engines|memory|memory\.tables|serving)( .*)?", shown
+    )
     assert command, "the first line shows a command that uses the file"
     arguments = [argument for argument in shlex.split(command[2] or "") if argument != "--multirun"]
     first_of_sweep = [re.sub(r"^([\w/.]+=[\w]+),.*", r"\1", argument) for argument in arguments]

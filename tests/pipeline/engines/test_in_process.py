@@ -13,7 +13,8 @@ from pipeline.engines.ours import Ours
 from pipeline.engines.serving import Engine, Loaded, Request
 from tests.pipeline.engines import small
 
-ENGINES = ["hf_batch", "hf_continuous", "full", "no_cache"]
+OURS = ["full", "no_cache", "paged"]
+ENGINES = ["hf_batch", "hf_continuous", *OURS]
 
 
 def engine(name: str, of: Loaded) -> Engine:
@@ -32,7 +33,7 @@ def model(request):
 @pytest.mark.parametrize("asked", [small.ALIKE, small.MIXED], ids=["alike", "mixed"])
 @pytest.mark.parametrize("name", ENGINES)
 def test_greedy_tokens_are_those_of_generate_one_by_one(name: str, asked: list[Request], model, tmp_path: Path) -> None:
-    of = small.loaded(model, tmp_path, strategy=name if name in ("full", "no_cache") else "full")
+    of = small.loaded(model, tmp_path, strategy=name if name in OURS else "full")
     expected, served = HFGenerate(of).serve(asked), engine(name, of).serve(asked)
     assert served.tokens == expected.tokens
     assert [len(row) for row in served.tokens] == [one.n_new_tokens for one in asked]

@@ -53,8 +53,8 @@ def int8_linear(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None = N
     """x [..., n_in] → [..., n_out].
 
     In bfloat16 on CPU through PyTorch's own kernel, which reads the codes alone; its other dtypes take a scalar path
-    many times as long. Elsewhere codes are widened piece by piece, which never leaves the cache, where rows are so few that
-    reading weights is all the work, and at once where they are many.
+    many times as long. Elsewhere codes are widened piece by piece, which never leaves the cache, where rows are so few
+    that reading weights is all the work, and at once where they are many.
     """
     rows = x.reshape(-1, x.shape[-1])
     if x.device.type == "cpu" and x.dtype == torch.bfloat16 and codes.shape[1] % _KERNEL_MULTIPLE == 0:

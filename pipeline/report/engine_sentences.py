@@ -98,8 +98,9 @@ def _used(found: Sequence[Point]) -> Iterator[str]:
         shares = [used_share(one) for point in found if point.workload == workload
                   if (one := point.of(VLLM)) and one.serving]  # fmt: skip
         if shares:
+            ends = " to ".join(dict.fromkeys(q.share(end) for end in (min(shares), max(shares))))
             yield (
-                f"The blocks that vLLM used at most hold {q.share(min(shares))} to {q.share(max(shares))} of the bytes "
+                f"The blocks that vLLM used at most hold {ends} of the bytes "
                 f"of Transformers' batch, {where}; the pool that it allocates is as large as it is told."
             )
 

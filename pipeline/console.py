@@ -17,13 +17,14 @@ from rich.table import Column, Table
 
 from pipeline.grid import Done, Grid
 from pipeline.hardware import n_usable_cores
-from pipeline.record import Cost, Interval, Quality, Record
+from pipeline.record import Cost, Interval, Quality, Record, Throughput
 from pipeline.report.verdicts import answered
 
 IDENTITY = ("technique", "model", "tokens", "batch", "kept")
 COST = ("KV held", "of full", "weights", "of plain", "TTFT", "TPOT", "TPOT / full")
 QUALITY = ("recall aware", "agnostic", "text nats")
-COLUMNS = IDENTITY + COST + QUALITY
+THROUGHPUT = ("tokens/s", "over one by one", "over one batch")
+COLUMNS = IDENTITY + COST + QUALITY + THROUGHPUT
 NO_LIMIT = 1000  # characters of a line
 TOO_WIDE = 10.0  # high over low of an interval that no longer says anything
 
@@ -118,7 +119,7 @@ def _row(record: Record) -> list[str]:
     cell = record.cell
     budget = "all" if cell.kv_budget is None else f"{cell.kv_budget:,}"
     head = [cell.technique, cell.model, f"{cell.seq_len:,}", str(cell.batch), budget]
-    return head + _cost(record.cost) + _quality(record.quality)
+    return head + _cost(record.cost) + _quality(record.quality) + _throughput(record.throughput)
 
 
 def _cost(cost: Cost | None) -> list[str]:
@@ -143,6 +144,14 @@ def _quality(quality: Quality | None) -> list[str]:
         difference = round(quality.text.nll - quality.text.nll_full, 2) + 0.0  # no negative zero
         text = f"{quality.text.nll:.2f} ({difference:+.2f})"
     return [_recall(quality, "query_aware"), _recall(quality, "query_agnostic"), text]
+
+
+def _throughput(throughput: Throughput | None) -> list[str]:
+    if throughput is None:
+        return [""] * len(THROUGHPUT)
+    served, speedups = throughput.engine, (throughput.speedup_one_by_one, throughput.speedup_batch)
+    rate = "" if served is None else f"{served.tokens_per_s:.1f}"
+    return [rate, *("" if speedup is None else _interval(speedup) for speedup in speedups)]
 
 
 def _recall(quality: Quality, protocol: str) -> str:

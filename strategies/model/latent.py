@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
@@ -38,7 +38,7 @@ class LatentCache(Cache):
         if not is_latent(model):
             raise ValueError(f"model={type(model).__name__}: not all its layers hold latents and nothing else; "
                              "valid: multi-head latent attention, such as that of DeepSeek-V3")  # fmt: skip
-        if not all(attention.kv_b_proj.weight.is_floating_point() for attention in latent_attentions(model)):
+        if not all(_is_plain(attention.kv_b_proj) for attention in latent_attentions(model)):
             raise ValueError(f"model={type(model).__name__}: quantised weights cannot be absorbed; valid: weights=none")
         if headroom < 1:
             raise ValueError(f"headroom={headroom}: no room for the token that follows a prompt; valid: 1 or more")
@@ -115,6 +115,10 @@ class LatentLayer(CacheLayerMixin):
 
     def crop(self, tokens_to_remove: int) -> None:
         raise ValueError(f"crop({tokens_to_remove}): this cache only grows; valid: a copy made before, or a new cache")
+
+
+def _is_plain(linear: nn.Module) -> bool:
+    return isinstance(linear, nn.Linear) and linear.weight.is_floating_point()
 
 
 def _with_room(held: Tensor, capacity: int) -> Tensor:

@@ -19,7 +19,7 @@ def linears(model: PreTrainedModel) -> dict[str, Linear]:
     found: dict[str, Linear] = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and module.weight.is_floating_point()
     }
     if not found:
         raise ValueError(f"model={type(model).__name__}: no layer with plain weights; valid: a model whose weights no "

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from pipeline.memory import weights
+from pipeline.memory.costs import weight_bytes
 from strategies.system.bnb import Bnb8bit, BnbNf4
-from strategies.system.held import FULL, QUANTISED, TABLES, by_component, held_bytes
 from strategies.system.linears import matrix
 from strategies.system.transform import Transform
 from tests.strategies.models import prompt
@@ -35,18 +36,18 @@ def test_gpt2_takes_the_bytes_that_are_known(transform: Transform | None, footpr
     """Transformers counts no scales, which are a part of what is held."""
     model = gpt2(transform)
     assert round(model.get_memory_footprint() / 1e6, 1) == footprint
-    assert round(held_bytes(model) / 1e6, 2) == n_bytes
+    assert round(weight_bytes(model) / 1e6, 2) == n_bytes
 
 
 def test_tables_are_counted_once_and_biases_stay() -> None:
-    parts = by_component(gpt2(Bnb8bit()))
-    assert parts[TABLES] == 2 * 768 * (50257 + 1024)
-    assert parts[QUANTISED] == 12 * (12 * 768 * 768 + 4 * 9 * 768)  # codes, and scales in single precision
-    assert parts[FULL] == 2 * 768 * (12 * (9 + 4) + 2)
+    parts = weights.held(gpt2(Bnb8bit()))
+    assert parts[weights.TABLES] == 2 * 768 * (50257 + 1024)
+    assert parts[weights.QUANTISED] == 12 * (12 * 768 * 768 + 4 * 9 * 768)  # codes, and scales in single precision
+    assert parts[weights.PLAIN] == 2 * 768 * (12 * (9 + 4) + 2)
 
 
 def test_double_quantisation_takes_less() -> None:
-    assert held_bytes(gpt2(BnbNf4())) < held_bytes(gpt2(BnbNf4(double_quant=False)))
+    assert weight_bytes(gpt2(BnbNf4())) < weight_bytes(gpt2(BnbNf4(double_quant=False)))
 
 
 def error(transform: Transform, family: str) -> Tensor:

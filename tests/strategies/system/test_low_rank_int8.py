@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from strategies.system.held import held_bytes
+from pipeline.memory.costs import weight_bytes
 from strategies.system.low_rank_int8 import LowRankInt8, LowRankLinear
 from strategies.system.weight_only import Int8Linear
 from tests.strategies.models import prompt
@@ -31,7 +31,7 @@ def test_a_layer_whose_factors_would_take_more_holds_its_matrix() -> None:
 def test_all_energy_is_plain_int8_and_less_is_smaller() -> None:
     models = [held("gpt2", LowRankInt8(energy=energy)) for energy in (1.0, 0.8, 0.4)]
     assert not of(models[0], LowRankLinear)
-    n_bytes = [held_bytes(model) for model in models]
+    n_bytes = [weight_bytes(model) for model in models]
     assert n_bytes[0] > n_bytes[1] > n_bytes[2]
 
 
@@ -39,7 +39,7 @@ def test_without_numbers_an_energy_is_foretold_as_the_most_it_can_take() -> None
     foretold = plain("gpt2").to("meta")
     foretold.tie_weights()
     LowRankInt8(energy=0.8)(foretold, None)
-    assert held_bytes(foretold) == held_bytes(held("gpt2", LowRankInt8(energy=1.0)))
+    assert weight_bytes(foretold) == weight_bytes(held("gpt2", LowRankInt8(energy=1.0)))
 
 
 @torch.inference_mode()

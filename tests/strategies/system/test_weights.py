@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from strategies.system.held import held_bytes
+from pipeline.memory.costs import weight_bytes
 from strategies.system.transform import Transform
 from tests.strategies import techniques
 from tests.strategies.models import prompt
 from tests.strategies.system.weights import FAMILIES, IDS, TRANSFORMS, held, plain
 from tests.strategies.test_laws import stream
 
-OURS = {name: each for name, each in TRANSFORMS.items() if not name.startswith("bnb")}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 each_transform = pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=list(TRANSFORMS))
 each_family = pytest.mark.parametrize("family", FAMILIES)
@@ -34,16 +33,16 @@ def test_what_shapes_foretell_is_what_is_held(family: str, transform: Transform,
     foretold.tie_weights()
     transform(foretold, None)
     model = held(family, transform, dtype)
-    assert held_bytes(foretold) == held_bytes(model)
+    assert weight_bytes(foretold) == weight_bytes(model)
     logits(model, prompt(1, 5))
-    assert held_bytes(foretold) == held_bytes(model)
+    assert weight_bytes(foretold) == weight_bytes(model)
 
 
 @each_transform
 @each_family
 def test_a_part_of_the_bytes_is_saved_and_no_table_touched(family: str, transform: Transform) -> None:
     before, after = plain(family), held(family, transform)
-    assert held_bytes(after) < held_bytes(before)
+    assert weight_bytes(after) < weight_bytes(before)
     tables = [(each.get_input_embeddings().weight, each.get_output_embeddings().weight) for each in (before, after)]
     for expected, got in zip(*tables, strict=True):
         assert torch.equal(expected, got)
@@ -82,7 +81,7 @@ def test_generates_and_streams_through_slots_as_without_a_cache(family: str, tra
     torch.testing.assert_close(got, expected, rtol=0, atol=0.02 * expected.std().item())
 
 
-@pytest.mark.parametrize("transform", OURS.values(), ids=list(OURS))
+@each_transform
 def test_what_is_held_already_is_not_held_again(transform: Transform) -> None:
     model = held("llama", transform)
     with pytest.raises(ValueError, match=r"model=LlamaForCausalLM: no layer with plain weights; valid: "):

@@ -1,4 +1,4 @@
-"""What there is to choose from, one line each: techniques, their parts, models, levels, workloads, profiles.
+"""What there is to choose from, a line each: techniques, parts, models, weights, engines, levels, workloads, profiles.
 
 python -m pipeline.list    reads the files of conf/ as they are written, composes nothing
 """
@@ -34,10 +34,7 @@ def axes(file: Path) -> Row:
 
 
 def model(file: Path) -> Row:
-    node = _read(file)
-    for other in node.get("defaults", []):  # which it is but for what it says itself
-        if isinstance(other, str) and other != "_self_":
-            node = _read(file.with_name(f"{other}.yaml")) | node
+    node = _whole(file)
     limit = f"{node['max_seq_len']:,} tokens{', hard' if node['hard_limit'] else ''}" if node["max_seq_len"] else "-"
     return {"model": file.stem, "title": node["title"], "source": node["source"], "limit": limit}
 
@@ -48,10 +45,20 @@ def level(file: Path) -> Row:
 
 def workload(file: Path) -> Row:
     """What a workload leaves to the profile or to the default model is named, not resolved."""
-    node = _read(file)
+    node = _whole(file)
     said = {key: _said(node[key]) for key in ("measure", "seq_len", "batch", "tasks")}
     chosen = dict(_overridden(node)).get("model", dict(_overridden(_read(CONF / "config.yaml")))["model"])
     return {"workload": file.stem, "model": chosen, **said}
+
+
+def weights(file: Path) -> Row:
+    node = _read(file)
+    return {"weights": file.stem, **{key: _said(node[key]) for key in ("title", "paper", "summary")}}
+
+
+def engine(file: Path) -> Row:
+    node = _whole(file)
+    return {"engine": file.stem, **{key: _said(node[key]) for key in ("title", "summary")}}
 
 
 def profile(file: Path) -> Row:
@@ -79,8 +86,9 @@ def tables() -> Iterator[Table]:
     yield _table(
         "parts to choose from", [part(folder) for folder in sorted((CONF / "strategy").iterdir()) if folder.is_dir()]
     )
-    for describe in (model, level, workload, profile):
-        yield _table(f"{describe.__name__}s", rows(describe.__name__, describe))
+    for describe in (model, weights, engine, level, workload, profile):
+        group = describe.__name__
+        yield _table(group if group.endswith("s") else f"{group}s", rows(group, describe))
 
 
 def main() -> None:
@@ -107,6 +115,15 @@ def _read(file: Path) -> dict[str, Any]:
     node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     assert isinstance(node, dict), file
     return {str(key): value for key, value in node.items()}
+
+
+def _whole(file: Path) -> dict[str, Any]:
+    """With what it takes from another file of its group, but for what it says itself."""
+    node = _read(file)
+    for other in node.get("defaults", []):
+        if isinstance(other, str) and other != "_self_":
+            node = _whole(file.with_name(f"{other}.yaml")) | node
+    return node
 
 
 def _overridden(node: dict[str, Any]) -> Iterator[tuple[str, str]]:

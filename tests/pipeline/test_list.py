@@ -18,7 +18,7 @@ from rich.console import Console
 from pipeline import ROOT
 from pipeline.list import CONF, tables
 
-GROUPS = ("strategy", "model", "level", "workload", "profile")
+GROUPS = ("strategy", "model", "weights", "engine", "level", "workload", "profile")
 FILES = [file for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 PARTS = sorted((CONF / "strategy").glob("*/*.yaml"))
 

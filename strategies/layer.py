@@ -96,39 +96,47 @@ class SlotLayer(CacheLayerMixin):
         return output
 
     def _decode(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, how: dict[str, Any]) -> Tensor:
+        if self.retention.schedule.decides_once:
+            self._append(key, value)
+        else:
+            self._decide(key, value)
+        return self._look(query, window, how)
+
+    def _decide(self, key: Tensor, value: Tensor) -> None:
+        """Hold one more token, and let another go where the budget says so."""
         position = self.n_seen.view(1, 1, 1)
-        score = self._scored(key, value, position)
+        score = self.retention.scorer.score(key, value, position, self.layer_idx)
         n_allowed = self._settle(self.n_held + 1, n_new=1, prefill=False)
         if n_allowed < self.n_held:
             self._shrink(n_allowed - 1)
         if n_allowed > self.n_held:
-            self._append(key, value, position, score)
+            self._append(key, value)
+            self.positions[..., self.n_held - 1 : self.n_held] = position
+            self.scores[..., self.n_held - 1 : self.n_held] = score
         else:
             self._replace(key, value, position, score)
-        return self._look(query, window, how)
 
     def _look(self, query: Tensor, window: int | None, how: dict[str, Any]) -> Tensor:
         """One query on all held tokens, and what the scorer makes of it."""
-        position, score = self.positions[..., : self.n_held], self.scores[..., : self.n_held]
         mask = None
         if window is not None and not self.retention.scorer.contiguous:
-            mask = visible(self.n_seen.view(1, 1, 1), position, window)
+            mask = visible(self.n_seen.view(1, 1, 1), self.positions[..., : self.n_held], window)
         observer = self.retention.step_observer
         if observer is None:
             return self.storage.attend(query, self.n_held, mask, **how)
         output, received = self.storage.attend_observed(query, self.n_held, mask, **how)
+        position, score = self.positions[..., : self.n_held], self.scores[..., : self.n_held]
         score.copy_(observer.observe(score, received, self.n_seen + 1 - position, n_queries=1))
         return output
 
-    def _append(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor) -> None:
+    def _append(self, key: Tensor, value: Tensor) -> None:
+        """Where nothing is decided any more, its position was written when room was made for it."""
         if self.n_held == self.storage.capacity:
             if isinstance(self.storage, Extensible):
-                self._reserve(self.storage, self.n_held)
+                self._reserve(self.storage, self.n_held, self.n_seen)
             else:
-                self._load(*self.storage.tokens(self.n_held), self.positions, self.scores)
+                self._load(*self.storage.tokens(self.n_held), self.positions, self.scores, self.n_seen)
         self.storage.append(self.n_held, key, value)
-        self.positions[..., self.n_held : self.n_held + 1] = position
-        self.scores[..., self.n_held : self.n_held + 1] = score
         self.n_held += 1
 
     def _replace(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor) -> None:
@@ -143,7 +151,7 @@ class SlotLayer(CacheLayerMixin):
         """Evict several tokens at once, where the schedule has waited for them or this layer's share is a small one."""
         position, score = self.positions[..., : self.n_held], self.scores[..., : self.n_held]
         rank = self.retention.ranked(score, position, newest=self.n_seen)
-        self._keep(*self.storage.tokens(self.n_held), position, score, rank, n_kept)
+        self._keep(*self.storage.tokens(self.n_held), position, score, rank, n_kept, self.n_seen)
         self._move_sinks(self.n_seen - n_kept)
 
     def _extend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, how: dict[str, Any]) -> Tensor:
@@ -169,13 +177,13 @@ class SlotLayer(CacheLayerMixin):
         # What will never be decided by attention needs no look at it.
         if self.retention.step_observer or (self.retention.observer and n_allowed < n_tokens):
             score = self._observed(query, key, new, position, score, window, how)
+        following = self.n_seen + query.shape[2]
         if n_allowed == n_tokens:
-            self._hold(key, value, position, score)
+            self._hold(key, value, position, score, following)
         else:
-            n_seen = self.n_seen + query.shape[2]
-            rank = self.retention.ranked(score, position, newest=n_seen - 1)
-            self._keep(key, value, position, score, rank, n_allowed)
-            self._move_sinks(n_seen - n_allowed)
+            rank = self.retention.ranked(score, position, newest=following - 1)
+            self._keep(key, value, position, score, rank, n_allowed, following)
+            self._move_sinks(following - n_allowed)
         return output
 
     def _scored(self, key: Tensor, value: Tensor, position: Tensor) -> Tensor:
@@ -212,7 +220,16 @@ class SlotLayer(CacheLayerMixin):
         self.has_share = True
         return schedule.allowed(n_tokens, self.kv_budget, prefill=prefill)
 
-    def _keep(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor, rank: Tensor, n_kept: int) -> None:
+    def _keep(
+        self,
+        key: Tensor,
+        value: Tensor,
+        position: Tensor,
+        score: Tensor,
+        rank: Tensor,
+        n_kept: int,
+        following: Tensor,
+    ) -> None:
         """Hold the `n_kept` tokens with the highest ranks; in the order of slots, so that sinks stay first."""
         heads = self.retention.heads
         if heads is None or rank.shape[1] == 1 or rank.is_meta:  # shapes alone do not say which head gets how many
@@ -224,34 +241,37 @@ class SlotLayer(CacheLayerMixin):
             self.storage = RaggedStorage(partial(self.storages, self.layer_idx), kept.shape[-1] - n_held)
         there = kept.clamp(min=0)
         key, value, self.memory = self.retention.on_evict.keep(key, value, there, self.memory)
-        self._load(key, value, position.gather(-1, there).where(kept >= 0, NOBODY), score.gather(-1, there))
+        position = position.gather(-1, there).where(kept >= 0, NOBODY)
+        self._load(key, value, position, score.gather(-1, there), following)
 
-    def _hold(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor) -> None:
+    def _hold(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor, following: Tensor) -> None:
         """Hold these tokens, of which the first are held already, where they stay if the storage can do that."""
         if not self.n_held or not isinstance(self.storage, Extensible):
-            self._load(key, value, position, score)
+            self._load(key, value, position, score, following)
             return
         n_before, n_tokens = self.n_held, key.shape[2]
         if n_tokens > self.storage.capacity:
-            self._reserve(self.storage, n_tokens)
+            self._reserve(self.storage, n_tokens, self.n_seen)
         self.storage.append(n_before, key[:, :, n_before:], value[:, :, n_before:])
         self.positions[..., n_before:n_tokens] = position[..., n_before:]
         self.scores[..., :n_tokens] = score
         self.n_held = n_tokens
 
-    def _reserve(self, storage: Extensible, n_tokens: int) -> None:
+    def _reserve(self, storage: Extensible, n_tokens: int, following: Tensor) -> None:
         """Room for so many tokens and those that may follow; what is held stays where it is."""
         capacity = self.retention.schedule.capacity(n_tokens + self.headroom, self.kv_budget)
         storage.reserve(capacity)
-        self.positions = _with_room(self.positions[..., : self.n_held], capacity)
+        self.positions = _numbered(self.positions[..., : self.n_held], capacity, following)
         self.scores = _with_room(self.scores[..., : self.n_held], capacity)
 
-    def _load(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor) -> None:
-        """Hold exactly these tokens, with room for those that may follow before the next allocation."""
+    def _load(self, key: Tensor, value: Tensor, position: Tensor, score: Tensor, following: Tensor) -> None:
+        """Hold exactly these tokens, with room for those that may follow, from that position on, before the next
+        allocation.
+        """
         self.n_held = key.shape[2]
         capacity = self.retention.schedule.capacity(self.n_held + self.headroom, self.kv_budget)
         self.storage.load(key, value, capacity)
-        self.positions, self.scores = _with_room(position.int(), capacity), _with_room(score, capacity)
+        self.positions, self.scores = _numbered(position.int(), capacity, following), _with_room(score, capacity)
 
     def _move_sinks(self, n_evicted: Tensor) -> None:
         """Close the gap that eviction left, as the model sees it, by moving the sinks up to the window."""
@@ -334,4 +354,11 @@ def _with_room(tokens: Tensor, capacity: int) -> Tensor:
     """[b, h, n] copied to the front of a new [b, h, capacity]."""
     roomy = tokens.new_empty((*tokens.shape[:2], capacity))
     roomy[..., : tokens.shape[-1]] = tokens
+    return roomy
+
+
+def _numbered(position: Tensor, capacity: int, following: Tensor) -> Tensor:
+    """As `_with_room`, and the room holds the positions [] of those that will follow, one after another."""
+    roomy, n_held = _with_room(position, capacity), position.shape[-1]
+    roomy[..., n_held:] = following + torch.arange(capacity - n_held, device=position.device)
     return roomy

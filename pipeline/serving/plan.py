@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline import ROOT
 from pipeline.config import Count, Grid, Model, one_line
-from pipeline.refusals import CONF
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -105,6 +103,10 @@ class Plan(Frozen):
 
 def asked(overrides: Sequence[str]) -> tuple[Plan, Path]:
     """The plan, and the folder for its results. Raises ValueError, one line, or Hydra's own errors."""
+    from hydra import compose, initialize_config_dir  # which the report, that reads plans, can do without
+
+    from pipeline.refusals import CONF
+
     with initialize_config_dir(str(CONF), version_base="1.3"):
         content: Any = OmegaConf.to_container(compose("serving", list(overrides)), resolve=True)
     results_dir = ROOT / str(content.pop("results_dir"))

@@ -218,7 +218,7 @@ def test_pruning_removes_only_this_workloads_other_cells(main, tmp_path):
     assert {record.read(path).cell.seq_len for path in records(tmp_path)} == {32, 64}
 
 
-@pytest.mark.parametrize("change", ["model=gpt2", "dtype=float64", "engine.name=other", "workload=batched"])
+@pytest.mark.parametrize("change", ["model=gpt2", "dtype=float64", "weights=bnb_int8", "workload=batched"])
 def test_pruning_keeps_what_another_grid_owns(main, tmp_path, change):
     main(*INSTANT, "workload.seq_len=[64,128]")
     by_hand = [argument for argument in INSTANT if not argument.startswith("model")] if "model" in change else INSTANT

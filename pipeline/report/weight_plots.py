@@ -81,11 +81,9 @@ def _quality(place: Place) -> Figure:
     canvas = figure(AROUND_IN - 0.2 + ROW_IN * len(rows))
     left, right = canvas.subplots(1, 2, sharey=True)
     gains = [(at, weights.recall(row)) for at, row in enumerate(rows)]
-    _differences(
-        left, rows, [(at, own.difference) for at, own in gains if own], "recall: difference from plain weights"
-    )
+    _differences(left, rows, [(at, own.difference) for at, own in gains if own], "recall beside plain weights")
     losses = [(at, own.nll_difference) for at, row in enumerate(rows) if (own := text(row))]
-    _differences(right, rows, losses, "loss on text, nats: difference from plain weights")
+    _differences(right, rows, losses, "loss on text beside plain weights, nats")
     left.set_yticks(range(len(rows)), [weights.name(row) for row in rows])
     canvas.suptitle(place.where.replace("`", ""), fontsize=10, x=0.01, ha="left")
     return canvas

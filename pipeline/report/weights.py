@@ -53,8 +53,10 @@ def title(setting: Setting) -> str:
 
 
 def name(row: Row) -> str:
-    """`bnb_nf4`, or with the cache that came with it: `bnb_nf4 × h2o`."""
-    return row.cell.weights if row.strategy == BASELINE else f"{row.cell.weights} {q.TIMES} {row.strategy}"
+    """`bnb_nf4`, with what was changed, `lorc, rank=8`, or the cache that came with it: `bnb_nf4 × h2o`."""
+    head, *changes = row.cell.weights.split("+")
+    own = ", ".join([head, *(change for change in changes if not change.endswith("=None"))])
+    return own if row.strategy == BASELINE else f"{own} {q.TIMES} {row.strategy}"
 
 
 def places(rows: Sequence[Row]) -> list[Place]:

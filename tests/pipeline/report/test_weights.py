@@ -91,3 +91,8 @@ def test_the_report_has_the_section_and_its_figures(tmp_path: Path) -> None:
     drawn = [name for name in files if "weights_cost-gpt2" in name or "weights_quality-tiny" in name]
     assert sorted(Path(name).suffix for name in drawn) == [".png", ".png", ".svg", ".svg"]
     assert not weight_plots.drawn(places(tmp_path / "one", held("none")))
+
+
+def test_what_was_changed_is_named_and_what_was_switched_off_for_it_is_not(tmp_path: Path) -> None:
+    (place,) = places(tmp_path, read("low_rank_int8+rank=16+energy=None"))
+    assert weights.name(place.rows[0]) == "low_rank_int8, rank=16"

@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from pipeline import models
 from pipeline.config import Experiment
+from pipeline.engines.ours import Ours
 from pipeline.engines.serving import Engine, Loaded
 from pipeline.fingerprint import digest
 from pipeline.levels.sides import Sides
@@ -51,7 +52,8 @@ class Host:
         loaded = self.loaded(cell, experiment)
         key = digest([experiment.engine.build, cell.strategy, cell.kv_budget])
         if key not in self._started:
-            engine: Engine = instantiate(experiment.engine.build)(loaded)
+            build = experiment.engine.build
+            engine: Engine = instantiate(build)(loaded) if build else Ours(loaded)
             engine.start()
             self._started[key] = engine
         return self._started[key]

@@ -120,7 +120,7 @@ def _measure(experiment: Experiment, cell: Cell, digest: str) -> Record:
     reason = remedy = ""
     try:
         result = hydra.utils.instantiate(experiment.level.measure)(cell, experiment)
-        measured = {name: getattr(result, name, None) for name in ("predicted", "cost", "quality", "throughput")}
+        measured = {name: getattr(result, name) for name in ("predicted", "cost", "quality", "throughput")}
         if result.skipped:
             status, reason, remedy = "skipped", result.skipped, result.remedy
     except Exception as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from hydra.utils import instantiate
 
@@ -12,21 +11,10 @@ from pipeline.config import Experiment
 from pipeline.engines import turns
 from pipeline.engines.host import Host
 from pipeline.engines.serving import Engine, Request
+from pipeline.levels.measured import Measured
 from pipeline.record import Cell, Throughput
 
 OURS = "ours"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one cell gave; nothing is predicted, and no quality is asked of it."""
-
-    throughput: Throughput
-    predicted: None = None
-    cost: None = None
-    quality: None = None
-    skipped: str = ""
-    remedy: str = ""
 
 
 def dry_run(experiment: Experiment) -> None:
@@ -65,7 +53,7 @@ def measure_cell(cell: Cell, experiment: Experiment, *, n_trials: int, max_s: fl
         (found,) = measure_point([(cell, experiment)], host, n_trials=n_trials, max_s=max_s).values()
     if isinstance(found, Exception):
         raise found
-    return Measured(found)
+    return Measured(throughput=found)
 
 
 def measure_point(

@@ -1,4 +1,4 @@
-"""One technique against the full cache, what it costs and what it keeps; or one architecture against another."""
+"""What a technique costs and keeps against the full cache; or a model, or its weights, against another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,26 +16,14 @@ from pipeline import baseline, checkpoints, hardware, models, quality, timing
 from pipeline.checks import check_positions
 from pipeline.config import Experiment
 from pipeline.fingerprint import baseline_key
+from pipeline.levels.measured import Measured
 from pipeline.levels.sides import Side, Sides
-from pipeline.memory.costs import predict, prefill_flop, weight_bytes
+from pipeline.memory.costs import predict, weight_bytes
 from pipeline.memory.measured import Ceilings, available_bytes, measured_ceilings
 from pipeline.memory.weights import held
 from pipeline.prompts import prompts
 from pipeline.quality import Arms
 from pipeline.record import Cell, Cost, Predicted, Quality
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one cell gave. `skipped` says why nothing was run, `remedy` what would help; both are empty otherwise."""
-
-    predicted: Predicted
-    cost: Cost | None = None
-    quality: Quality | None = None
-    skipped: str = ""
-    remedy: str = ""
 
 
 def dry_run(experiment: Experiment) -> None:
@@ -84,7 +71,7 @@ def _try(side: Side, work: Callable[[], object]) -> None:
         why = " ".join(str(error).split())
         if isinstance(error, ValueError) and re.match(r"[\w.]+=", why):
             raise ValueError(why) from None
-        name = type(side.outline()).__name__
+        name = type(side.outline).__name__
         raise ValueError(f"model={name}: {why}; valid: a causal LM with plain attention in all layers") from None
 
 
@@ -156,11 +143,11 @@ class Bench:
         """Good for predictions only: the models have shapes but no weights."""
         sides = Sides.of(cell, experiment)
         sides.give_back_others()
-        model, reference = (side.outline() for side in sides)
+        model, reference = (side.outline for side in sides)
         ceilings = measured_ceilings(model.dtype, cell.device)
         technique, full = (
             predict(
-                side.outline(),
+                side.outline,
                 side.footprint(),
                 seq_len=cell.seq_len,
                 batch=cell.batch,
@@ -274,8 +261,7 @@ class Bench:
         """Prefill of every item under each protocol, and of every stream, by the technique alone."""
         workload = self.experiment.workload
         n_prompts = len(workload.tasks) * len(self.protocols) * workload.n_items + workload.n_text_streams
-        flop = prefill_flop(self.sides.technique.outline(), self.cell.seq_len, batch=n_prompts)
-        return flop / self.ceilings.matmul_flop_per_s
+        return self.predicted.prefill_floor_s * n_prompts / self.cell.batch
 
     def random_tokens(self, n: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.cell.seed)

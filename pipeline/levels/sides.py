@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from hydra.utils import instantiate
@@ -33,6 +33,7 @@ class Side:
     kv_budget: int | None
     cell: Cell
 
+    @cached_property
     def outline(self) -> PreTrainedModel:
         """The model on the meta device, with plain weights: for shapes, products and what a cache takes.
 
@@ -42,7 +43,9 @@ class Side:
 
     def held_outline(self) -> PreTrainedModel:
         """The model on the meta device, its weights as they will be held. Raises what transforms raise."""
-        return self._transformed(self.outline())
+        if not self.weights.transforms:
+            return self.outline
+        return self._transformed(models.outline(self.spec, self.cell.dtype))
 
     def load(self) -> PreTrainedModel:
         if self.key not in _loaded:
@@ -74,12 +77,11 @@ class Side:
         shape = {"seq_len": cell.seq_len, "batch": cell.batch, "n_new_tokens": cell.n_new_tokens}
         key = digest([self.cache, self.kv_budget, shape, cell.dtype, self.spec.model_dump()])
         if key not in _footprints:
-            model = self.outline()
             try:
                 with models.quiet():
-                    _footprints[key] = footprint(self.arm(model), **shape)
+                    _footprints[key] = footprint(self.arm(self.outline), **shape)
             except RuntimeError:
-                _footprints[key] = estimated(model, self.kv_budget, **shape)
+                _footprints[key] = estimated(self.outline, self.kv_budget, **shape)
         return _footprints[key]
 
     def _transformed(self, model: PreTrainedModel) -> PreTrainedModel:

@@ -11,7 +11,8 @@ import torch
 
 from pipeline import ROOT, checkpoints, fingerprint, models
 from pipeline.config import Experiment
-from pipeline.levels.paired import Measured, dry_run, measure_cell
+from pipeline.levels.measured import Measured
+from pipeline.levels.paired import dry_run, measure_cell
 from pipeline.memory.costs import kv_bytes_per_token
 from tests.pipeline.small import composed
 

@@ -6,7 +6,8 @@ import pytest
 from pipeline import corpus, text, timing
 from pipeline.config import Experiment
 from pipeline.levels import paired, sides
-from pipeline.levels.paired import Measured, measure_cell
+from pipeline.levels.measured import Measured
+from pipeline.levels.paired import measure_cell
 from tests.pipeline.small import composed
 
 SMALL = ["model=bench", "model.config.hidden_size=96", "model.config.intermediate_size=128", "workload=cost",

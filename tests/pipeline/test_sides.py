@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from pipeline.config import Experiment
 from pipeline.fingerprint import baseline_key
 from pipeline.levels import sides
-from pipeline.levels.paired import Measured, dry_run, measure_cell
+from pipeline.levels.measured import Measured
+from pipeline.levels.paired import dry_run, measure_cell
 from pipeline.variants import weights_variant
 from tests.pipeline.small import composed
 

@@ -69,11 +69,7 @@ class Row:
 
     def kept(self) -> Record | None:
         """Its record, where one is there and still holds. Raises ValueError for a corrupt one."""
-        try:
-            found = record.read(self.path) if self.path.exists() else None
-        except record.OutdatedRecord:
-            return None
-        return found if found and found.status == "ok" and found.fingerprint == self.fingerprint else None
+        return grid.kept(self.path, self.fingerprint)
 
     def decoder(self, new_decoder: Callable[[int], Decoder], headroom: int | None = None) -> Decoder:
         plain = new_decoder(headroom or self.cell.n_new_tokens)
@@ -94,8 +90,7 @@ class Row:
         return self._record(status="ok", predicted=predicted, cost=cost, wall_s=wall_s)
 
     def failed(self, error: Exception) -> Record:
-        status, reason, remedy = grid.failure(error)
-        return self._record(status=status, reason=reason, remedy=remedy, wall_s=0.0)
+        return self._record(**grid.failure(error), wall_s=0.0)
 
     def skipped(self, reason: str, remedy: str) -> Record:
         return self._record(status="skipped", reason=reason, remedy=remedy, wall_s=0.0)

@@ -23,10 +23,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import hardware, models, record, study, timing
+from pipeline import grid, hardware, record, study, timing
 from pipeline.config import Experiment
 from pipeline.fingerprint import fingerprint
-from pipeline.grid import failure
 from pipeline.levels.paired import Bench
 from pipeline.record import Cell, Record
 from pipeline.refusals import CONF, refusals
@@ -61,11 +60,7 @@ class Row:
 
     def existing(self) -> Record | None:
         """The record that is there, if it still holds. Raises ValueError for a corrupt one."""
-        try:
-            old = record.read(self.path) if self.path.exists() else None
-        except record.OutdatedRecord:
-            return None
-        return old if old and old.status == "ok" and old.fingerprint == self.fingerprint else None
+        return grid.kept(self.path, self.fingerprint)
 
 
 def run(overrides: Sequence[str] = ()) -> dict[str, Record | None]:
@@ -98,9 +93,12 @@ def _measured(rows: Sequence[Row]) -> dict[str, Record]:
         try:
             told |= _timed(benches)
         except Exception as error:
-            told |= {name: _failed(error) for name in benches}
+            told |= {name: grid.failure(error) for name in benches}
     wall_s = time.perf_counter() - started
-    written = {row.setting.id: _record(row, told[row.setting.id], wall_s) for row in rows}
+    written = {
+        row.setting.id: grid.made(row.experiment, row.cell, row.fingerprint, wall_s, **told[row.setting.id])
+        for row in rows
+    }
     for row in rows:
         record.write(written[row.setting.id], row.path)
     return written
@@ -117,7 +115,7 @@ def _started(rows: Sequence[Row], told: dict[str, dict[str, Any]]) -> Iterator[t
                     decoder.feed(ids_B1)
             yield row.setting.id, bench
         except Exception as error:
-            told[row.setting.id] = _failed(error)
+            told[row.setting.id] = grid.failure(error)
 
 
 def _timed(benches: dict[str, Bench]) -> dict[str, dict[str, Any]]:
@@ -139,28 +137,6 @@ def _timed(benches: dict[str, Bench]) -> dict[str, dict[str, Any]]:
         }
         for name, bench in benches.items()
     }
-
-
-def _failed(error: Exception) -> dict[str, Any]:
-    return dict(zip(("status", "reason", "remedy"), failure(error), strict=True))
-
-
-def _record(row: Row, told: dict[str, Any], wall_s: float) -> Record:
-    model = row.experiment.model
-    return Record(
-        cell=row.cell,
-        fingerprint=row.fingerprint,
-        config=row.experiment.resolved,
-        environment={
-            "hardware_id": hardware.hardware_id(),
-            "hardware": hardware.identity(),
-            "model": models.identity(model.source, model.path, model.revision),
-            "versions": hardware.versions(),
-            "n_threads": row.experiment.n_threads,
-        },
-        wall_s=wall_s,
-        **told,
-    )
 
 
 def show(found: dict[str, Record | None]) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, chdir
-from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from pipeline import ROOT, console, grid, hardware, sweep
+from pipeline import ROOT, console, grid, sweep
 from pipeline.config import Experiment
 from pipeline.grid import Done, Grid
 from pipeline.refusals import CONF, refusals
@@ -36,7 +35,7 @@ def measure(experiments: Sequence[Experiment]) -> Grid:
     n_cells = sum(len(experiment.cells()) for experiment in experiments)
     with console.progress(n_cells, "ablations") as announce:
         done = [cell for experiment in experiments for cell in _measured(experiment, announce)]
-    removed = list(_pruned(experiments[0], done)) if experiments[0].prune else []
+    removed = grid.prune_level(experiments[0], done) if experiments[0].prune else []
     return Grid(done, removed, None)
 
 
@@ -46,12 +45,6 @@ def _measured(experiment: Experiment, announce: console.Announce) -> list[Done]:
         with refusals():
             plan = stack.enter_context(grid.planned(experiment.model_copy(update={"prune": False})))
         return grid.run_grid(plan, announce).cells
-
-
-def _pruned(experiment: Experiment, done: Sequence[Done]) -> Iterator[Path]:
-    wanted = {item.path: item.record.cell for item in done}
-    for folder in sorted(experiment.results_path.glob(f"{experiment.level.name}/*/{hardware.hardware_id()}")):
-        yield from grid.prune(*grid.read(folder), wanted)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from filelock import BaseFileLock, FileLock, Timeout
@@ -20,6 +20,12 @@ from pipeline.config import Experiment
 from pipeline.fingerprint import FIRST_PARTY, fingerprint
 from pipeline.record import Cell, Record
 from pipeline.tracking import Tracker, track
+
+if TYPE_CHECKING:
+    from pipeline.levels.measured import Measured
+
+
+OK = {"status": "ok"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def planned(experiment: Experiment) -> Iterator[Plan]:
         kept = {
             cell: old
             for cell, digest in fingerprints.items()
-            if (old := existing.get(_path(experiment, cell))) and old.fingerprint == digest and old.status == "ok"
+            if (old := existing.get(_path(experiment, cell))) and _holds(old, digest)
         }
         plan = Plan(experiment, fingerprints, existing, outdated, kept)
         if not plan.is_done:
@@ -115,40 +121,53 @@ def _run_cell(plan: Plan, cell: Cell, tracker: Tracker, announce: Callable[[Done
 def _measure(experiment: Experiment, cell: Cell, digest: str) -> Record:
     """A record whatever happens inside the cell: a failure becomes a row with its reason and what would help."""
     started = time.perf_counter()
-    measured: dict[str, Any] = {}
-    status: Literal["ok", "error", "skipped"] = "ok"
-    reason = remedy = ""
     try:
-        result = hydra.utils.instantiate(experiment.level.measure)(cell, experiment)
-        measured = {name: getattr(result, name) for name in ("predicted", "cost", "quality", "throughput")}
-        if result.skipped:
-            status, reason, remedy = "skipped", result.skipped, result.remedy
+        result: Measured = hydra.utils.instantiate(experiment.level.measure)(cell, experiment)
+        told = {name: getattr(result, name) for name in ("predicted", "cost", "quality", "throughput")}
+        told |= {"status": "skipped", "reason": result.skipped, "remedy": result.remedy} if result.skipped else OK
     except Exception as error:
-        status, reason, remedy = failure(error)
+        told = failure(error)
+    return made(experiment, cell, digest, time.perf_counter() - started, **told)
+
+
+def made(experiment: Experiment, cell: Cell, digest: str, wall_s: float, **told: Any) -> Record:
+    """The record of a cell on this machine; `told` are its status and what was measured."""
+    model = experiment.model
     return Record(
         cell=cell,
-        status=status,
-        reason=reason,
-        remedy=remedy,
         fingerprint=digest,
         config=experiment.resolved,
         environment={
             "hardware_id": hardware.hardware_id(),
             "hardware": hardware.identity(),
-            "model": models.identity(experiment.model.source, experiment.model.path, experiment.model.revision),
+            "model": models.identity(model.source, model.path, model.revision),
             "versions": hardware.versions(),
             "n_threads": experiment.n_threads,
         },
-        wall_s=time.perf_counter() - started,
-        **measured,
+        wall_s=wall_s,
+        **told,
     )
 
 
-def failure(error: Exception) -> tuple[Literal["error", "skipped"], str, str]:
+def kept(path: Path, digest: str) -> Record | None:
+    """The record that is there, if it still holds. Raises ValueError for a corrupt one."""
+    try:
+        found = record.read(path) if path.exists() else None
+    except record.OutdatedRecord:
+        return None
+    return found if found and _holds(found, digest) else None
+
+
+def _holds(found: Record, digest: str) -> bool:
+    return found.status == "ok" and found.fingerprint == digest
+
+
+def failure(error: Exception) -> dict[str, Any]:
     """Status, reason and remedy of a cell in which this was raised."""
     if _needs_what_is_not_here(error):
-        return "skipped", *_told(error)
-    return "error", _reason(error), _remedy(error)
+        reason, remedy = _told(error)
+        return {"status": "skipped", "reason": reason, "remedy": remedy}
+    return {"status": "error", "reason": _reason(error), "remedy": _remedy(error)}
 
 
 def _needs_what_is_not_here(error: Exception) -> bool:
@@ -189,6 +208,13 @@ def prune(existing: Mapping[Path, Record], outdated: Sequence[Path], wanted: Map
     for path in stale:
         path.unlink()
     return stale
+
+
+def prune_level(experiment: Experiment, done: Sequence[Done]) -> list[Path]:
+    """Over all folders of a level, by the stage that owns it whole."""
+    wanted = {item.path: item.record.cell for item in done}
+    folders = sorted(experiment.results_path.glob(f"{experiment.level.name}/*/{hardware.hardware_id()}"))
+    return [path for folder in folders for path in prune(*read(folder), wanted)]
 
 
 def _owner(cell: Cell) -> tuple[str, ...]:

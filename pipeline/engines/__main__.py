@@ -15,12 +15,11 @@ from contextlib import chdir
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 from omegaconf import OmegaConf
 
-from pipeline import ROOT, checks, console, grid, hardware, models, record, sweep
+from pipeline import ROOT, checks, console, grid, hardware, record, sweep
 from pipeline.config import Experiment
 from pipeline.engines.host import Host
 from pipeline.fingerprint import digest, fingerprint
@@ -54,31 +53,11 @@ class Row:
 
     def kept(self) -> Record | None:
         """Its record, where one is there and still holds. Raises ValueError for a corrupt one."""
-        try:
-            found = record.read(self.path) if self.path.exists() else None
-        except record.OutdatedRecord:
-            return None
-        return found if found and found.status == "ok" and found.fingerprint == self.fingerprint else None
+        return grid.kept(self.path, self.fingerprint)
 
     def written(self, result: Throughput | Exception, wall_s: float) -> Done:
-        model = self.experiment.model
-        told: dict[str, Any] = {"status": "ok", "throughput": result}
-        if isinstance(result, Exception):
-            told = dict(zip(("status", "reason", "remedy"), grid.failure(result), strict=True))
-        made = Record(
-            cell=self.cell,
-            fingerprint=self.fingerprint,
-            config=self.experiment.resolved,
-            environment={
-                "hardware_id": hardware.hardware_id(),
-                "hardware": hardware.identity(),
-                "model": models.identity(model.source, model.path, model.revision),
-                "versions": hardware.versions(),
-                "n_threads": self.experiment.n_threads,
-            },
-            wall_s=wall_s,
-            **told,
-        )
+        told = grid.failure(result) if isinstance(result, Exception) else {**grid.OK, "throughput": result}
+        made = grid.made(self.experiment, self.cell, self.fingerprint, wall_s, **told)
         record.write(made, self.path)
         return Done(made, self.path, reused=False)
 
@@ -107,7 +86,7 @@ def measure(asked: Sequence[Row]) -> Grid:
             for item in _measured(members, host):
                 done.append(item)
                 announce(item)
-        removed = list(_pruned(asked, done)) if asked[0].experiment.prune else []
+        removed = grid.prune_level(asked[0].experiment, done) if asked[0].experiment.prune else []
     return Grid(done, removed, None)
 
 
@@ -127,13 +106,6 @@ def _measured(members: Sequence[Row], host: Host) -> Iterator[Done]:
         found = measure_point(pairs, host, n_trials=plan["n_trials"], max_s=plan["max_s"])
         wall_s = time.perf_counter() - started
         yield from (row.written(found[row.cell], wall_s) for row in missing)
-
-
-def _pruned(asked: Sequence[Row], done: Sequence[Done]) -> Iterator[Path]:
-    experiment = asked[0].experiment
-    wanted = {item.path: item.record.cell for item in done}
-    for folder in sorted(experiment.results_path.glob(f"{experiment.level.name}/*/{hardware.hardware_id()}")):
-        yield from grid.prune(*grid.read(folder), wanted)
 
 
 def main(arguments: Sequence[str]) -> int:

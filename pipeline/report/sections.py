@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,12 +29,12 @@ from pipeline.report import (
     weight_plots,
     weights,
 )
-from pipeline.report.evidence import Row, group
+from pipeline.report.evidence import Row, Setting, group
 from pipeline.report.parts import Gallery, Part
 from pipeline.serving.results import read as read_serving
 
 
-def of_study(rows: Sequence[Row], slugs: dict[evidence.Setting, str], gallery: Gallery) -> list[Part]:
+def of_study(rows: Sequence[Row], slugs: dict[Setting, str], gallery: Gallery) -> list[Part]:
     """An earlier study beside its repetition, for each model and machine that repeated it."""
     settings = group(rows, lambda row: replace(row.setting, workload="", n_new_tokens=0))
     parts = []
@@ -54,10 +54,8 @@ def of_study(rows: Sequence[Row], slugs: dict[evidence.Setting, str], gallery: G
 
 def of_models(rows: Sequence[Row], gallery: Gallery, reports_dir: Path) -> list[Part]:
     """Trained architectures beside the reference, on each machine that measured them."""
-    settings = group(rows, architectures.setting_of)
-    slugs = evidence.slugs(settings)
     parts = []
-    for setting, members in settings.items():
+    for setting, slug, members in _by_setting(rows, architectures.setting_of):
         found = architectures.architectures(members)
         parts.append(
             Part(
@@ -65,7 +63,7 @@ def of_models(rows: Sequence[Row], gallery: Gallery, reports_dir: Path) -> list[
                 model_sentences.sentences(found),
                 [*model_level.tables(found), *uptraining.tables(found), *reach.tables(found)],
                 list(model_level.details(found, reports_dir)),
-                pictures=gallery.hang(model_plots.drawn(found), slugs[setting]),
+                pictures=gallery.hang(model_plots.drawn(found), slug),
             )
         )
     return parts
@@ -73,17 +71,15 @@ def of_models(rows: Sequence[Row], gallery: Gallery, reports_dir: Path) -> list[
 
 def of_weights(rows: Sequence[Row], gallery: Gallery, reports_dir: Path) -> list[Part]:
     """Ways of holding weights beside plain ones, on each machine that measured them."""
-    settings = group(rows, weights.setting_of)
-    slugs = evidence.slugs(settings)
     parts = []
-    for setting, members in settings.items():
+    for setting, slug, members in _by_setting(rows, weights.setting_of):
         found = weights.places(members)
         parts.append(
             Part(
                 weights.title(setting),
                 weights.sentences(found),
                 list(weights.tables(found, reports_dir)),
-                pictures=gallery.hang(weight_plots.drawn(found), slugs[setting]),
+                pictures=gallery.hang(weight_plots.drawn(found), slug),
             )
         )
     return parts
@@ -91,16 +87,14 @@ def of_weights(rows: Sequence[Row], gallery: Gallery, reports_dir: Path) -> list
 
 def of_engines(rows: Sequence[Row], gallery: Gallery, reports_dir: Path) -> list[Part]:
     """vLLM, Transformers and our own loop on the same requests, on each machine that measured them."""
-    settings = group(rows, engines.setting_of)
-    slugs = evidence.slugs(settings)
     return [
         Part(
             engines.title(setting),
             engine_sentences.sentences(members),
             list(engines.tables(members, reports_dir)),
-            pictures=gallery.hang(engine_plots.drawn(members), slugs[setting]),
+            pictures=gallery.hang(engine_plots.drawn(members), slug),
         )
-        for setting, members in settings.items()
+        for setting, slug, members in _by_setting(rows, engines.setting_of)
     ]
 
 
@@ -127,3 +121,12 @@ def of_production(results_dir: Path, gallery: Gallery) -> Part | None:
         return None
     pictures = gallery.hang(production_plots.drawn(found))
     return Part("Production scale", production.sentences(found), production.tables(found), pictures=pictures)
+
+
+def _by_setting(
+    rows: Sequence[Row], setting_of: Callable[[Row], Setting]
+) -> Iterator[tuple[Setting, str, Sequence[Row]]]:
+    """What may stand in one part, and how its files are called."""
+    settings = group(rows, setting_of)
+    slugs = evidence.slugs(settings)
+    yield from ((setting, slugs[setting], members) for setting, members in settings.items())

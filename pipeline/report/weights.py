@@ -12,11 +12,13 @@ from pipeline.report import quantities as q
 from pipeline.report import verdicts
 from pipeline.report.architectures import recall, text
 from pipeline.report.evidence import BASELINE, Row, Setting, group
+from pipeline.report.sentences import ORDER
 from pipeline.report.tables import STATUS, Table, link
 
 PLAIN = "none"  # the reference
 QUANTISED = "quantised layers"  # as `pipeline.memory.weights` names them
 REFERENCE = "reference"
+Verdict = tuple[str, float]  # the word, and what it is said of
 
 
 @dataclass(frozen=True)
@@ -185,12 +187,10 @@ def _said(place: Place) -> Iterator[str]:
     timed = [row for row in place.timed if not is_plain(row)]
     if timed:
         yield _least(place, timed)
-        yield _speed(place, "first token", timed, lambda row: _of_first_token(row))
-        yield _speed(place, "decode step", timed, lambda row: _of_step(row))
-    judged = [row for row in place.judged if not is_plain(row)]
-    if judged:
-        yield _recalled(place, judged)
-        yield _read(place, judged)
+    for what, of, write in JUDGED:
+        found = [(*verdict, name(row)) for row in place.rows if not is_plain(row) and (verdict := of(row))]
+        if found:
+            yield f"{place.where}, {what} beside plain weights: {_grouped(found, write)}."
 
 
 def _least(place: Place, rows: Sequence[Row]) -> str:
@@ -202,47 +202,42 @@ def _least(place: Place, rows: Sequence[Row]) -> str:
     return f"{place.where}: `{name(least)}` holds least, {held}, {q.share(saved(least))} less than plain weights{more}."
 
 
-def _of_first_token(row: Row) -> tuple[str, float]:
-    assert row.record.cost
+def _first_token(row: Row) -> Verdict | None:
     cost = row.record.cost
-    return verdicts.speed(cost.ttft_ratio, cost.aa_ttft_ratio), cost.ttft_ratio.estimate
+    return (verdicts.speed(cost.ttft_ratio, cost.aa_ttft_ratio), cost.ttft_ratio.estimate) if cost else None
 
 
-def _of_step(row: Row) -> tuple[str, float]:
-    assert row.record.cost
+def _step(row: Row) -> Verdict | None:
     cost = row.record.cost
-    return verdicts.speed(cost.tpot_ratio, cost.aa_tpot_ratio), cost.tpot_ratio.estimate
+    return (verdicts.speed(cost.tpot_ratio, cost.aa_tpot_ratio), cost.tpot_ratio.estimate) if cost else None
 
 
-def _speed(place: Place, what: str, rows: Sequence[Row], of: Callable[[Row], tuple[str, float]]) -> str:
-    return f"{place.where}, {what} beside plain weights: {_grouped(rows, of, q.ratio)}."
+def _recalled(row: Row) -> Verdict | None:
+    own = recall(row)
+    return (verdicts.accuracy(own.difference), own.difference.estimate) if own else None
 
 
-def _recalled(place: Place, rows: Sequence[Row]) -> str:
-    def of(row: Row) -> tuple[str, float]:
-        own = recall(row)
-        assert own
-        return verdicts.accuracy(own.difference), own.difference.estimate
-
-    known = [row for row in rows if recall(row)]
-    return f"{place.where}, recall beside plain weights: {_grouped(known, of, q.signed)}." if known else ""
+def _read(row: Row) -> Verdict | None:
+    own = text(row)
+    return (verdicts.loss(own.nll_difference), own.nll_difference.estimate) if own else None
 
 
-def _read(place: Place, rows: Sequence[Row]) -> str:
-    def of(row: Row) -> tuple[str, float]:
-        own = text(row)
-        assert own
-        return verdicts.loss(own.nll_difference), own.nll_difference.estimate
-
-    known = [row for row in rows if text(row)]
-    said = _grouped(known, of, lambda value: q.signed(value, 3))
-    return f"{place.where}, loss on text in nats beside plain weights: {said}." if known else ""
+def _nats(value: float) -> str:
+    return q.signed(value, 3)
 
 
-def _grouped(rows: Sequence[Row], of: Callable[[Row], tuple[str, float]], write: Callable[[float], str]) -> str:
+JUDGED: tuple[tuple[str, Callable[[Row], Verdict | None], Callable[[float], str]], ...] = (
+    ("first token", _first_token, q.ratio),
+    ("decode step", _step, q.ratio),
+    ("recall", _recalled, q.signed),
+    ("loss on text in nats", _read, _nats),
+)
+
+
+def _grouped(found: Sequence[tuple[str, float, str]], write: Callable[[float], str]) -> str:
     """`faster: a (0.41×) and b (0.9×); no difference found: c (1.00×)`"""
-    found = sorted(((*of(row), name(row)) for row in rows), key=lambda one: (one[1], one[2]))
+    ordered = sorted(found, key=lambda one: (ORDER.index(one[0]), one[1]))
     return "; ".join(
         f"{word}: {q.words(f'`{own}` ({write(value)})' for _, value, own in members)}"
-        for word, members in group(found, lambda one: one[0]).items()
+        for word, members in group(ordered, lambda one: one[0]).items()
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import ROOT, models, text
-from pipeline.hardware import n_usable_cores, versions
+from pipeline.hardware import engines, n_usable_cores, versions
 from pipeline.record import Cell
 
 FIRST_PARTY = ("pipeline", "strategies", "benchmarks")
@@ -41,6 +41,7 @@ def fingerprint(resolved: dict[str, Any], cell: Cell, hardware: dict[str, Any], 
         "n_threads": resolved["profile"]["n_threads"] or n_usable_cores(),
         "code": code_hashes(targets(resolved), root),
         "versions": versions(),
+        "engine": engines().get(resolved["engine"]["name"].partition("_")[0]),
         "hardware": hardware,
         "model": _identity(resolved["model"]),
         "reference": _identity(_reference(resolved)),

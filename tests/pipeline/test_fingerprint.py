@@ -128,3 +128,16 @@ def test_imports_inside_functions_are_followed_and_those_for_types_are_not(tmp_p
     for name in ("c", "typed"):
         (package / f"{name}.py").write_text("")
     assert set(fingerprint.import_closure(["pipeline.a.f"], tmp_path)) == {"pipeline.a", "pipeline.b", "pipeline.c"}
+
+
+def test_another_version_of_an_engine_is_another_measurement_of_that_engine_alone(experiment, monkeypatch):
+    def of(engine: str) -> str:
+        this = experiment("workload=throughput", f"engine={engine}")
+        return fingerprint.fingerprint(this.resolved, this.cells()[0], HARDWARE)
+
+    names = ("vllm", "vllm_prefix", "hf_batch", "ours")
+    seen = []
+    for version in ("vllm-0.32.0", "vllm-0.33.0"):
+        monkeypatch.setattr(fingerprint, "engines", lambda version=version: {"vllm": version})
+        seen.append({name: of(name) for name in names})
+    assert [name for name in names if seen[0][name] != seen[1][name]] == ["vllm", "vllm_prefix"]

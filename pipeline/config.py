@@ -34,13 +34,13 @@ class _Frozen(BaseModel):
 
 
 class Weights(_Frozen):
-    """A point: transforms in the order in which they are applied to a loaded model."""
+    """A point: transforms by name, in the order in which they are applied to a loaded model."""
 
     name: str
     title: str
     paper: str | None
     summary: str
-    transforms: list[dict[str, Any]]
+    transforms: dict[str, dict[str, Any]]
 
     @property
     def variant(self) -> str:

@@ -26,17 +26,23 @@ def variant(name: str, parts: dict[str, dict[str, Any]]) -> str:
     )
 
 
-def weights_variant(name: str, transforms: list[dict[str, Any]]) -> str:
-    """The name of a point of the weights axis and what differs from its file: `smoothquant+alpha=0.5`.
+def weights_variant(name: str, transforms: dict[str, dict[str, Any]]) -> str:
+    """The name of a point of the weights axis and what differs from its file: `smoothquant+smooth.alpha=0.5`.
 
     Raises ValueError where the transforms are others than those of its file.
     """
     published = _load(WEIGHTS / f"{name}.yaml")["transforms"]
-    if [one["_target_"] for one in published] != [one["_target_"] for one in transforms]:
+    if _classes(published) != _classes(transforms):
         raise ValueError(f"weights.transforms={transforms}: not those of weights={name}; valid: a file of their own in "
                          "conf/weights")  # fmt: skip
-    pairs = zip(published, transforms, strict=True)
-    return "+".join([name, *(f"{key}={new[key]}" for old, new in pairs for key in new if new[key] != old.get(key))])
+    options = [(part, key, value) for part, own in transforms.items() for key, value in own.items()]
+    changed = (f"{part}.{key}={value}" for part, key, value in options if value != published[part].get(key))
+    return "+".join([name, *changed])
+
+
+def _classes(transforms: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """In order: it is the order in which they are applied."""
+    return [(name, transform["_target_"]) for name, transform in transforms.items()]
 
 
 def takes_budget(name: str, schedule: Mapping[str, Any] | None) -> bool:

@@ -85,7 +85,7 @@ class Side:
         return _footprints[key]
 
     def _transformed(self, model: PreTrainedModel) -> PreTrainedModel:
-        for transform in map(instantiate, self.weights.transforms):
+        for transform in map(instantiate, self.weights.transforms.values()):
             seen = transform.needs_calibration and model.device.type != "meta"
             ids = calibration.calibration_ids(self.spec, model.config).to(model.device) if seen else None
             with models.quiet():

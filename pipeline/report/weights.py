@@ -57,7 +57,7 @@ def title(setting: Setting) -> str:
 def name(row: Row) -> str:
     """`bnb_nf4`, with what was changed, `lorc, rank=8`, or the cache that came with it: `bnb_nf4 × h2o`."""
     head, *changes = row.cell.weights.split("+")
-    own = ", ".join([head, *(change for change in changes if not change.endswith("=None"))])
+    own = ", ".join([head, *(change.partition(".")[2] for change in changes if not change.endswith("=None"))])
     return own if row.strategy == BASELINE else f"{own} {q.TIMES} {row.strategy}"
 
 

@@ -1,4 +1,4 @@
-"""What the `weights` axis asks of its parts. A point of the axis is a list of them, applied in order.
+"""What the `weights` axis asks of its parts. A point of the axis names some of them, applied in order.
 
 Shapes: B sequences, T tokens.
 """

@@ -55,7 +55,7 @@ def nothing_loaded() -> Iterator[None]:
 def experiment(*overrides: str, refuses: str = "") -> Experiment:
     asked = Experiment.from_hydra(composed("level=system", *overrides))
     target = {"_target_": f"{__name__}.Halved", "refuses": refuses}
-    weights = asked.weights.model_copy(update={"transforms": [target]})
+    weights = asked.weights.model_copy(update={"transforms": {"halved": target}})
     return asked.model_copy(update={"weights": weights})
 
 
@@ -110,6 +110,11 @@ def test_what_plain_weights_said_is_remembered_for_all_others() -> None:
 
 
 def test_other_transforms_are_no_variant_of_a_point() -> None:
-    assert weights_variant("none", []) == "none"
+    assert weights_variant("none", {}) == "none"
+    smoothed = {"smooth": {"_target_": "strategies.system.smoothquant.Smooth", "alpha": 0.5}}
+    product = {"_target_": "strategies.system.w8a8.W8A8", "weights": "per_channel", "activations": "per_token"}
+    assert weights_variant("smoothquant", smoothed | {"w8a8": product}) == "smoothquant+smooth.alpha=0.5"
+    with pytest.raises(ValueError, match="not those of weights=smoothquant"):
+        weights_variant("smoothquant", {"w8a8": product} | smoothed)  # the order is part of a point
     with pytest.raises(ValueError, match=r"weights.transforms=.*: not those of weights=none; valid: "):
-        weights_variant("none", [{"_target_": "x.Y"}])
+        weights_variant("none", {"y": {"_target_": "x.Y"}})

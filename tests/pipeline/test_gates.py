@@ -1,12 +1,13 @@
-import json
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.nn.functional import one_hot
 
-from pipeline import gates, models, record
+from pipeline import ROOT, corpus, gates, judgement, mechanisms, models, record, structure
+from pipeline.config import Model
 from pipeline.judgement import FILE_NAME, Gate, Judgement
 from pipeline.record import Cell, Record
 from pipeline.tasks import IGNORED, VOCAB_SIZE, recall_items
@@ -100,10 +101,26 @@ def test_check_without_measured_gates_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_committed_model_passes_every_gate(tmp_path):
-    judged = gates.measure(tmp_path)
-    assert all(gate.passed for gate in judged), judged
-    assert all(gate.n >= 200 for gate in judged if "a model with a sink" not in gate.name)  # there, streams of text
-    content = json.loads((tmp_path / FILE_NAME).read_text())
-    assert content["weights_sha256"] == models.file_sha256(models.folder_of("models/tiny") / models.WEIGHTS)
-    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+def test_the_committed_model_passes_every_gate():
+    """On the first items of each kind; the stage `gates` asks all of them, and the next test reads what it found."""
+    tiny = Model.model_validate(OmegaConf.to_container(OmegaConf.load(ROOT / "conf/model/tiny.yaml")))
+    loaded = models.load(tiny, "float32", "cpu", gates.SEED)
+    text = corpus.held_out_tokens(loaded.tokenizer_path)
+    lab = mechanisms.Lab(loaded.model, text, n_items=40)
+    judged = [*gates.judge(loaded.model, text, lab.n_items), *mechanisms.judge(lab), *structure.judge(lab)]
+    failed = [gate for gate in judged if not gate.passed]
+    assert not failed
+    assert {gate.name for gate in judged} == {gate.name for gate in judgement.read(ROOT / "results").gates}
+
+
+def test_every_committed_gate_was_passed_by_the_committed_model_with_items_enough():
+    written = judgement.read(ROOT / "results")
+    assert all(gate.passed for gate in written.gates)
+    assert all(gate.n >= 200 for gate in written.gates if "a model with a sink" not in gate.name)  # streams of text
+    assert written.weights_sha256 == models.file_sha256(models.folder_of("models/tiny") / models.WEIGHTS)
+
+
+def test_what_was_judged_is_written_whole_and_nothing_beside_it(tmp_path):
+    written(tmp_path, passed=True, status="ok")
+    assert judgement.read(tmp_path).gates[0].name == "single_needle"
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [FILE_NAME]

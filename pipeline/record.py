@@ -197,7 +197,7 @@ class Serving(_Frozen):
 class Agreement(_Frozen):
     """What an engine says beside what the model says, as Transformers computes it with plain keys and values."""
 
-    n_steps: int  # tokens that were said
+    n_steps: int  # tokens that were compared: of each request up to where rounding decides between two words
     tokens_equal: float  # share
     correlation: float | None = None  # of log-probabilities over all words; None where the tokens alone were compared
     kl: float | None = None  # nats, KL(model || engine), mean over steps

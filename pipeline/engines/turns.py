@@ -40,6 +40,7 @@ class Turns:
 
     served: dict[str, list[Served | None]] = field(default_factory=dict)
     failed: dict[str, Exception] = field(default_factory=dict)
+    agreed: dict[str, Agreement] = field(default_factory=dict)  # of exact ones, in their last trial
 
     def done(self, name: str) -> list[Served]:
         return [one for one in self.served[name] if one is not None]
@@ -63,7 +64,7 @@ def measure(
     scores, failed = _scored(engines, loaded, requests)
     others = {name: one for name, one in engines.items() if type(one) not in BASELINES}
     timed = {name: one for name, one in others.items() if name in scores and agreement.is_the_model(scores[name])}
-    turns = _taken({**timed, **baselines}, requests, plan)
+    turns = _taken({**timed, **baselines}, loaded, requests, plan)
     failed |= turns.failed
     for name in failed.keys() & engines.keys():
         host.end(engines[name])
@@ -93,7 +94,7 @@ def _scored(
     return scores, failed
 
 
-def _taken(arms: Mapping[str, Engine], requests: Sequence[Request], plan: Plan) -> Turns:
+def _taken(arms: Mapping[str, Engine], loaded: Loaded, requests: Sequence[Request], plan: Plan) -> Turns:
     turns = Turns({name: [] for name in arms})
     warm_up = [Request(one.prompt, min(WARM_UP_TOKENS, one.n_new_tokens)) for one in requests]
     for name, engine in arms.items():
@@ -111,7 +112,7 @@ def _taken(arms: Mapping[str, Engine], requests: Sequence[Request], plan: Plan) 
                 started = time.perf_counter()
                 _take(name, arms[name], requests, turns)
                 spent_s[name] += time.perf_counter() - started
-            _compare(arms, turns)
+            _compare(arms, turns, loaded, requests)
     return turns
 
 
@@ -124,7 +125,7 @@ def _take(name: str, engine: Engine, requests: Sequence[Request], turns: Turns) 
         turns.served[name].append(None)
 
 
-def _compare(arms: Mapping[str, Engine], turns: Turns) -> None:
+def _compare(arms: Mapping[str, Engine], turns: Turns, loaded: Loaded, requests: Sequence[Request]) -> None:
     """The gate: what an exact engine said in its last trial are the tokens of Transformers one by one."""
     if not (reference := turns.done(ONE_BY_ONE)):
         return
@@ -132,7 +133,7 @@ def _compare(arms: Mapping[str, Engine], turns: Turns) -> None:
         own = turns.served[name][-1]
         try:
             if own is not None and engine.is_exact:
-                agreement.of_tokens(own, reference[0])
+                turns.agreed[name] = agreement.of_tokens(own, reference[0], requests, loaded)
         except agreement.NotTheModel as error:
             turns.failed.setdefault(name, error)
 
@@ -141,7 +142,7 @@ def _throughput(
     name: str, engine: Engine, score: Agreement, requests: Sequence[Request], turns: Turns, plan: Plan
 ) -> Throughput:
     name = BASELINES.get(type(engine), name)  # a baseline is timed once, whether it is asked for or not
-    ran = name in turns.served
+    ran, score = name in turns.served, turns.agreed.get(name, score)
     if ran and not engine.is_exact and score.correlation is None:  # a cache that loses something says other words
         equal = [a == b for own, one in zip(turns.done(name)[0].tokens, turns.done(ONE_BY_ONE)[0].tokens, strict=True)
                  for a, b in zip(own, one, strict=True)]  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.engines import turns
 from pipeline.engines.agreement import NotTheModel
@@ -26,6 +27,18 @@ class Wrong(HFBatch):
     def serve(self, requests: Sequence[Request]) -> Served:
         right = super().serve(requests)
         return replace(right, tokens=[*right.tokens[:-1], [*right.tokens[-1][:-1], -1]])
+
+
+class Rounds(HFBatch):
+    """Says another one of two words that are equally likely."""
+
+    words = (0, 0)
+
+    def serve(self, requests: Sequence[Request]) -> Served:
+        right = super().serve(requests)
+        least, other = self.words
+        tokens = [[other if token == least else token for token in said] for said in right.tokens]
+        return replace(right, tokens=tokens)
 
 
 class Dies(InProcess):
@@ -53,6 +66,21 @@ def test_other_tokens_are_an_error_and_no_time(of: Loaded) -> None:
     assert isinstance(found["wrong"], NotTheModel)
     assert "request 3 differs from Transformers at new token 5 of 6" in str(found["wrong"])
     assert isinstance(found["ours"], Throughput)
+
+
+def test_where_rounding_decides_between_two_words_either_is_right(tmp_path: Path) -> None:
+    model = small.gpt2()
+    of = small.loaded(model, tmp_path)
+    said = HFBatch(of).serve(small.MIXED).tokens
+    least = max(set(said[0]), key=said[0].count)
+    other = next(word for word in range(least + 1, small.VOCAB_SIZE) if not any(word in tokens for tokens in said))
+    with torch.no_grad():
+        model.transformer.wte.weight[other] = model.transformer.wte.weight[least]  # embedding and head are tied
+    rounds = Rounds(of)
+    rounds.words = (least, other)
+    found = measured({"rounds": rounds}, of)["rounds"]
+    assert isinstance(found, Throughput) and found.engine is not None
+    assert 0 < found.agreement.n_steps < sum(found.n_new_tokens) and found.agreement.tokens_equal == 1
 
 
 def test_one_that_fails_is_ended_and_the_others_go_on(of: Loaded) -> None:

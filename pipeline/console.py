@@ -82,7 +82,8 @@ def show(grid: Grid, root: Path) -> None:
     for path in grid.removed:
         _print(console, f"removed {_shorten(path, root)}: not in this grid")
     if grid.tracking_path:
-        _print(console, f"W&B   {_shorten(grid.tracking_path, root)}")
+        kept_by = "W&B  " if grid.tracking_path.is_dir() else "trackio"  # a folder for each run, or one database
+        _print(console, f"{kept_by} {_shorten(grid.tracking_path, root)}")
 
 
 def _tables(names: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> Iterator[Table]:

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from statistics import mean
 
 from pipeline.judgement import Gate
-from pipeline.record import Arm, Cell, Cost, Interval, Quality, Record, TaskQuality
+from pipeline.record import Arm, Cell, Cost, Interval, Quality, Record, TaskQuality, Throughput
 
 Row = dict[str, float | int | str]
 # Sections by the start of their name, and the axis that they are drawn against; axes have no chart of their own.
-CELL_AXES = {"cost": "seq_len", "memory": "seq_len", "quality": "seq_len", "cell": "seq_len", "step_": "decode_step"}
+CELL_AXES = dict.fromkeys(("cost", "memory", "quality", "throughput", "cell"), "seq_len") | {"step_": "decode_step"}
 TRAINING_AXES = {"loss": "train_step", "recall": "train_step", "schedule": "train_step"}
 # What a table of runs shows: of lengths the last, which is the longest; of decode steps nothing; of training the range.
 SUMMARY_OVER = {"seq_len": None, "decode_step": "none", "train_step": "min,max,last"}
@@ -32,6 +32,8 @@ def cell_row(record: Record, several_batches: bool = False) -> Row:
         row |= _named(f"cost{of}", _times(record.cost)) | _named(f"memory{of}", _bytes(record.cost))
     if record.quality:
         row |= _quality(record.quality, of)
+    if record.throughput:
+        row |= _named(f"throughput{of}", _throughput(record.throughput))
     return row
 
 
@@ -59,6 +61,8 @@ def headlines(record: Record) -> Row:
         row |= {f"accuracy_{name}": mean(t.accuracy for t in tasks) for name, tasks in _protocols(record.quality)}
     if record.quality and record.quality.text:
         row["text_nll_difference"] = record.quality.text.nll_difference.estimate
+    if record.throughput and record.throughput.speedup_batch:
+        row["speedup_batch"] = record.throughput.speedup_batch.estimate
     return _named(place(record.cell), row)
 
 
@@ -106,6 +110,20 @@ def _quality(quality: Quality, of: str) -> Row:
     if text := quality.text:
         row |= _named(f"quality_text{of}", {"nll": text.nll, "nll_full": text.nll_full})
         row |= _named(f"quality_text{of}", _interval("nll_difference", text.nll_difference))
+    return row
+
+
+def _throughput(measured: Throughput) -> Row:
+    """Of the engine and of both baselines; a speed-up is over the baseline that it names."""
+    arms = {"": measured.engine, "_one_by_one": measured.one_by_one, "_batch": measured.batch}
+    row: Row = {}
+    for of, arm in arms.items():
+        if arm:
+            row |= {f"tokens_per_s{of}": arm.tokens_per_s, f"ttft_s{of}": arm.ttft_s_p50, f"tpot_s{of}": arm.tpot_s_p50}
+            row |= {f"kv_bytes_allocated{of}": arm.kv_bytes_allocated, f"kv_bytes_used{of}": arm.kv_bytes_used}
+    speedups = {"speedup_one_by_one": measured.speedup_one_by_one, "speedup_batch": measured.speedup_batch}
+    for name, speedup in speedups.items():
+        row |= _interval(name, speedup) if speedup else {}
     return row
 
 

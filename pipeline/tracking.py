@@ -1,4 +1,4 @@
-"""The only importer of wandb: one run for each grid, offline unless asked otherwise, nothing when disabled."""
+"""One run for each grid, offline unless asked otherwise, nothing when disabled; the only importer of wandb."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline import ROOT, hardware, metrics
 from pipeline.config import Experiment, Tracking
@@ -21,6 +22,7 @@ from pipeline.record import Record, path_of, write
 if TYPE_CHECKING:
     import wandb
 
+TRACKIO = "trackio"  # the name of its package, of the extra that brings it, and of its configuration
 LONGEST_TAG, LONGEST_NAME = 64, 128
 
 
@@ -28,24 +30,56 @@ def check(tracking: Tracking) -> None:
     """Raises ValueError where a run should be followed and cannot be."""
     if tracking.mode == "disabled":
         return
-    spec = importlib.util.find_spec("wandb")
-    if spec is None or spec.origin is None:  # without origin it is our folder of runs, not the package
-        raise ValueError(
-            f"tracking={tracking.name}: wandb is not installed; valid: tracking=disabled, or after `pip install wandb`"
-        )
+    package, how = (TRACKIO, _extra(TRACKIO)) if tracking.name == TRACKIO else ("wandb", "wandb")
+    if not _installed(package):
+        disabled = "tracking=disabled, or after"
+        raise ValueError(f"tracking={tracking.name}: {package} is not installed; valid: {disabled} `pip install {how}`")
+
+
+def require(package: str, extra: str) -> None:
+    """Raises ValueError, naming the extra that brings it, where a package is not installed."""
+    if not _installed(package):
+        raise ValueError(f"{package} is not installed; valid: after `pip install {_extra(extra)}`")
+
+
+def _installed(package: str) -> bool:
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None  # without origin it is a folder of runs, not the package
+
+
+def _extra(name: str) -> str:
+    return f"-e '.[{name}]'"
+
+
+class Run(Protocol):
+    """A started run, whoever keeps it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def path(self) -> Path: ...
+
+    def log(self, row: metrics.Row) -> None: ...
+
+    def summarise(self, values: metrics.Row) -> None:
+        """What stands for the run as a whole, a later value in place of an earlier one."""
+
+    def attach(self, kind: str, name: str, files: Mapping[str, bytes]) -> None:
+        """Files by name, as one artifact; there is at least one."""
 
 
 class Tracker:
-    """Follows one grid; without a W&B run it does nothing."""
+    """Follows one grid; without a run it does nothing."""
 
-    def __init__(self, run: wandb.Run | None = None, several_batches: bool = False) -> None:
+    def __init__(self, run: Run | None = None, several_batches: bool = False) -> None:
         self._run = run
         self._several_batches = several_batches
         self._records: list[Record] = []
 
     @property
     def path(self) -> Path | None:
-        return _folder(self._run) if self._run else None
+        return self._run.path if self._run else None
 
     def log(self, record: Record) -> None:
         """Measured now or before: the run shows the whole grid."""
@@ -53,7 +87,7 @@ class Tracker:
             self._records.append(record)
             for row in [metrics.cell_row(record, self._several_batches), *metrics.step_rows(record)]:
                 self._run.log(row)
-            self._run.summary.update(metrics.headlines(record) | metrics.counts(self._records))
+            self._run.summarise(metrics.headlines(record) | metrics.counts(self._records))
 
     def attach(self) -> None:
         """The records as they are on disk, and the figures drawn from them."""
@@ -64,9 +98,9 @@ class Tracker:
 
 
 class TrainingTracker:
-    """Follows the training of one seed; without a W&B run it does nothing."""
+    """Follows the training of one seed; without a run it does nothing."""
 
-    def __init__(self, run: wandb.Run | None) -> None:
+    def __init__(self, run: Run | None) -> None:
         self._run = run
 
     def log(self, step: int, point: Mapping[str, float], learning_rate: float) -> None:
@@ -75,7 +109,7 @@ class TrainingTracker:
 
     def judge(self, gates: list[Gate], accepted: bool) -> None:
         if self._run:
-            self._run.summary.update(metrics.gates(gates) | {"accepted": accepted})
+            self._run.summarise(metrics.gates(gates) | {"accepted": accepted})
 
     def attach(self, story: Path) -> None:
         """How the checkpoint came to be; its weights are in git."""
@@ -118,20 +152,33 @@ def track_training(tracking: Tracking, model: str, seed: int, config: dict[str, 
 @contextmanager
 def _followed(
     tracking: Tracking, axes: Mapping[str, str], *, tags: tuple[str, ...], **named: Any
-) -> Iterator[wandb.Run | None]:
-    """A started run, its charts drawn against `axes`; marked as failed where its block raises."""
+) -> Iterator[Run | None]:
+    """A started run; marked as failed where its block raises."""
     if tracking.mode == "disabled":
         yield None
         return
     named["config"] |= {"hardware_id": hardware.hardware_id()}
     named["tags"] = [tag[:LONGEST_TAG] for tag in dict.fromkeys(tags)]
+    if tracking.name == TRACKIO:
+        from pipeline import trackio_runs
+
+        with trackio_runs.started(tracking.project, **named) as kept:
+            yield kept
+    else:
+        with _in_wandb(tracking, axes, **named) as run:
+            yield run
+
+
+@contextmanager
+def _in_wandb(tracking: Tracking, axes: Mapping[str, str], **named: Any) -> Iterator[Run]:
+    """Its charts are drawn against `axes`."""
     folder = os.environ.get("WANDB_DIR", ROOT)
     with _start(tracking, dir=folder, project=tracking.project, **named) as run:
         for axis in sorted(set(axes.values())):
             run.define_metric(axis, hidden=True, summary="none")
         for section, axis in axes.items():
             run.define_metric(f"{section}*", step_metric=axis, summary=metrics.SUMMARY_OVER[axis])
-        yield run
+        yield _WandbRun(run)
 
 
 def _start(tracking: Tracking, **named: Any) -> wandb.Run:
@@ -186,12 +233,35 @@ def _why_not_online(timeout_s: float) -> str:
         return _first_line(error)
 
 
+def account(timeout_s: float = 6) -> tuple[str, str]:
+    """(entity, why nothing can be published): the second is empty where a server answers and somebody is logged in."""
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))
+    why_not = _why_not_online(timeout_s)
+    entity = os.environ.get("WANDB_ENTITY", "")
+    return entity or ("" if why_not else wandb.Api().default_entity or ""), why_not
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    """Raises ValueError, one line, for what W&B answers as an error."""
+    import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError  # is no wandb.Error
+
+    try:
+        yield
+    except (wandb.Error, WandbApiFailedError) as error:
+        raise ValueError(f"W&B: {_first_line(error)}") from None
+
+
+def folder() -> Path:
+    """Where runs lie that were not sent."""
+    return Path(os.environ.get("WANDB_DIR", ROOT)) / "wandb"
+
+
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
-
-
-def _folder(run: wandb.Run) -> Path:
-    return Path(run.dir).parent
 
 
 def _files(records: list[Record]) -> tuple[dict[str, bytes], dict[str, bytes]]:
@@ -208,20 +278,41 @@ def _files(records: list[Record]) -> tuple[dict[str, bytes], dict[str, bytes]]:
     return written, {f"{name}.png": drawing.save(figure, "png")["png"] for name, _, figure in drawn}
 
 
-def _attach(run: wandb.Run, kind: str, files: Mapping[str, bytes]) -> None:
-    """Copies lie in the folder of the run: it can be synced later, and wandb keeps nothing in the user's home."""
-    import wandb
+def _attach(run: Run, kind: str, files: Mapping[str, bytes]) -> None:
+    """The name stays from run to run, so that what is measured anew is another version of it."""
+    if files:
+        run.attach(kind, re.sub(r"[^\w.-]+", "-", f"{kind}-{run.name}")[:LONGEST_NAME], files)
 
-    if not files:
-        return
-    # The name stays from run to run, so that what is measured anew is another version of it.
-    artifact = wandb.Artifact(re.sub(r"[^\w.-]+", "-", f"{kind}-{run.name}")[:LONGEST_NAME], type=kind)
-    for name, content in files.items():
-        path = _folder(run) / kind / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        artifact.add_file(str(path), name, policy="immutable", skip_cache=True)
-    try:
-        run.log_artifact(artifact)
-    except wandb.Error as error:  # online, and the server has gone meanwhile
-        print(f"W&B: {_first_line(error)}; {kind} stays in {_folder(run) / kind}", file=sys.stderr)
+
+@dataclass(frozen=True)
+class _WandbRun:
+    run: wandb.Run
+
+    @property
+    def name(self) -> str:
+        return str(self.run.name)
+
+    @property
+    def path(self) -> Path:
+        return Path(self.run.dir).parent
+
+    def log(self, row: metrics.Row) -> None:
+        self.run.log(row)
+
+    def summarise(self, values: metrics.Row) -> None:
+        self.run.summary.update(values)
+
+    def attach(self, kind: str, name: str, files: Mapping[str, bytes]) -> None:
+        """Copies lie in the folder of the run: it can be synced later, and wandb keeps nothing in the user's home."""
+        import wandb
+
+        artifact = wandb.Artifact(name, type=kind)
+        for file, content in files.items():
+            path = self.path / kind / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            artifact.add_file(str(path), file, policy="immutable", skip_cache=True)
+        try:
+            self.run.log_artifact(artifact)
+        except wandb.Error as error:  # online, and the server has gone meanwhile
+            print(f"W&B: {_first_line(error)}; {kind} stays in {self.path / kind}", file=sys.stderr)

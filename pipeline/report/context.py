@@ -35,30 +35,36 @@ def _distinct(values: Iterable[str]) -> str:
 
 
 def grid(rows: Sequence[Row]) -> Table:
-    """What was run: one line per setting."""
+    """What was run: one line per setting, whatever holds the weights and whoever runs them."""
     columns = [("Level", "l"), ("Model", "l"), ("Workload", "l"), ("Machine", "l"), ("Techniques", "l")]
-    columns += [("Tokens", "l"), ("Batch", "l"), (" / ".join(STATUS.values()), "r")]
+    columns += [("Weights", "l"), ("Engines", "l"), ("Tokens", "l"), ("Batch", "l"), (" / ".join(STATUS.values()), "r")]
     return Table(columns, [_grid_line(members) for members in group(rows, _run_together).values()])
 
 
 def _run_together(row: Row) -> Setting:
-    """One setting; architectures are models that are compared, so they share a line."""
-    return replace(row.setting, model="") if row.cell.level == MODEL else row.setting
+    """One setting; what is compared shares a line: weights, engines, and architectures, which are models."""
+    together = replace(row.setting, weights="", engine="")
+    return replace(together, model="") if row.cell.level == MODEL else together
 
 
 def _grid_line(rows: Sequence[Row]) -> list[str]:
     cell, setting = rows[0].cell, rows[0].setting
-    models = ", ".join(f"`{name}`" for name in dict.fromkeys(row.cell.model for row in rows))
     return [
         cell.level,
-        f"{models} ({cell.dtype}, {cell.device}, seed {cell.seed})",
+        f"{_names(row.cell.model for row in rows)} ({cell.dtype}, {cell.device}, seed {cell.seed})",
         setting.workload.replace("+", ", "),
         f"`{setting.hardware_id}`",
-        ", ".join(f"`{label(name)}`" for name in dict.fromkeys(row.strategy for row in rows)),
+        _names(label(row.strategy) for row in rows),
+        _names(label(row.cell.weights) for row in rows),
+        _names(row.cell.engine for row in rows),
         ", ".join(q.count(n) for n in sorted({row.cell.seq_len for row in rows})),
         ", ".join(q.count(n) for n in sorted({row.cell.batch for row in rows})),
         " / ".join(q.count(sum(row.record.status == status for row in rows)) for status in STATUS),
     ]
+
+
+def _names(found: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in dict.fromkeys(found))
 
 
 def environment(rows: Sequence[Row]) -> Table:

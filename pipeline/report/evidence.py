@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pipeline import record
 from pipeline.record import Cell, Record, TaskQuality, TextQuality
+from pipeline.report import faults
 
 BASELINE = "full"
 ABLATION = "ablation"
@@ -108,18 +109,30 @@ def _ratio(held: int, full: int) -> float | None:
 
 
 def load(results_dir: Path) -> list[Row]:
-    """Every record below `results_dir`; raises ValueError at a corrupt one and when there is none at all."""
+    """Every record below `results_dir`; raises ValueError at a corrupt or misplaced one, and where there is none."""
     rows = [_row(item, results_dir) for item in record.read_all(results_dir)]
     if not rows:
         raise ValueError(f"results_dir={results_dir}: no records in it; measure some with `make repro`")
+    _require_own_places(rows)
     return sorted(_with_workloads_joined(rows), key=order)
 
 
+def _require_own_places(rows: Iterable[Row]) -> None:
+    """Each record lies where its cell and machine say, and once: else links lead nowhere and cells count twice."""
+    for path, members in group(rows, lambda row: row.path).items():
+        if not path.is_file():
+            raise ValueError(f"{path}: the record of this cell lies in another file; move it there")
+        if len(members) > 1:
+            raise ValueError(f"{path}: {len(members)} files hold the record of this cell; delete all but this one")
+
+
 def _row(item: Record, results_dir: Path) -> Row:
+    if not item.environment.get("hardware_id"):
+        raise ValueError(f"record of {item.cell.strategy} ({item.cell.slug}): environment.hardware_id is missing")
     own = {f.name: getattr(item.cell, f.name) for f in fields(Setting) if hasattr(item.cell, f.name)}
     baseline, machine = item.config.get("baseline", {}).get("name", BASELINE), item.environment["hardware_id"]
     path = record.path_of(item.cell, results_dir, machine)
-    return Row(item, path, Setting(hardware_id=machine, baseline=baseline, **own))
+    return Row(faults.sound(item), path, Setting(hardware_id=machine, baseline=baseline, **own))
 
 
 def _with_workloads_joined(rows: Iterable[Row]) -> Iterator[Row]:
@@ -138,6 +151,20 @@ def order(row: Row) -> tuple[Any, ...]:
     budget = config.get("kv_budget") or config.get("keep_ratio") or math.inf
     by_name = row.strategy != BASELINE, row.strategy, budget
     return row.setting.baseline != BASELINE, row.setting, *by_name, row.cell.batch, row.cell.seq_len
+
+
+def fullest(rows: Iterable[Row], measured: Iterable[Row]) -> list[Row]:
+    """The rows at the point where most techniques were to be measured, of several the smallest batch, then the longest.
+
+    Among the points of `measured`; `rows` may hold what was skipped or failed there too. Empty without any.
+    """
+    candidates = {row.point for row in measured}
+    points = group((row for row in rows if row.point in candidates), lambda row: row.point)
+    return max(points.values(), key=_fullness, default=[])
+
+
+def _fullness(rows: Sequence[Row]) -> tuple[int, int, int]:
+    return len({row.strategy for row in rows}), -rows[0].cell.batch, rows[0].cell.seq_len
 
 
 def group(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:

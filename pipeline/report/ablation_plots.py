@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter
@@ -12,15 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from pipeline.record import TextQuality
+from pipeline.intervals import bootstrap
+from pipeline.record import Interval, TextQuality
 from pipeline.report import quantities as q
-from pipeline.report.drawing import figure, label_ends, legend, mark
+from pipeline.report.drawing import error_bars, figure, label_ends, legend, mark
 from pipeline.report.equal_bytes import compared
 from pipeline.report.evidence import Row, group, held_share, label
-from pipeline.report.means import accuracies, tasks_of
+from pipeline.report.means import N_RESAMPLES, SEED, accuracies, tasks_of
 from pipeline.report.tables import PROTOCOL
 
-Point = tuple[float, float]  # share of bytes, value
+Point = tuple[float, Interval]  # share of bytes, value
 Measure = Callable[[Row], Point | None]
 TICKS = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -36,7 +36,7 @@ def recall(rows: Sequence[Row]) -> Figure:
 
 def text(rows: Sequence[Row]) -> Figure:
     """The loss above the full cache's, and how far the predictions are from its."""
-    loss, divergence = (partial(_text, of=attrgetter(name)) for name in ("nll_difference.estimate", "kl_to_full"))
+    loss, divergence = (partial(_text, of=of) for of in (attrgetter("nll_difference"), _divergence))
     return _figure(
         rows,
         [
@@ -56,7 +56,7 @@ def _figure(rows: Sequence[Row], panels: Sequence[tuple[str, Measure]]) -> Figur
     drawn.supxlabel(f"KV bytes held, share of {rows[0].setting.reference}'s", fontsize=10)
     for axes, (title, measure) in zip(drawn.subplots(len(panels), 1, sharex=True), panels, strict=True):
         for name, members in techniques.items():
-            _curve(axes, name, sorted(point for row in members if (point := measure(row))))
+            _curve(axes, name, _points(members, measure))
         axes.set_title(title)
         _share_axis(axes)
     ends = [_ends(techniques, measure) for _, measure in panels]
@@ -65,18 +65,26 @@ def _figure(rows: Sequence[Row], panels: Sequence[tuple[str, Measure]]) -> Figur
     return drawn
 
 
+def _points(rows: Sequence[Row], measure: Measure) -> list[Point]:
+    return sorted((point for row in rows if (point := measure(row))), key=lambda point: point[0])
+
+
 def _curve(axes: Axes, name: str, points: Sequence[Point]) -> None:
+    """Intervals are thin: many curves cross, and the line is what is to be followed."""
     own = mark(name)
-    shares, values = zip(*points, strict=True) if points else ((), ())
-    axes.plot(shares, values, color=own.color, marker=own.marker, mfc=own.fill, markersize=5, linewidth=1.3)
+    shares, values = [share for share, _ in points], [value for _, value in points]
+    y = [value.estimate for value in values]
+    axes.errorbar(shares, y, error_bars(values), color=own.color, linestyle="", elinewidth=0.7, alpha=0.6)
+    axes.plot(shares, y, color=own.color, marker=own.marker, mfc=own.fill, markersize=5, linewidth=1.3)
 
 
 def _ends(techniques: dict[str, list[Row]], measure: Measure) -> list[tuple[float, float, str, str]]:
     found = []
     for name, members in techniques.items():
-        points = [point for row in members if (point := measure(row))]
+        points = _points(members, measure)
         if len(members) > 1 and points:
-            found.append((*max(points), _short(name), mark(name).color))
+            share, value = points[-1]
+            found.append((share, value.estimate, _short(name), mark(name).color))
     return found
 
 
@@ -96,10 +104,14 @@ def _short(strategy: str) -> str:
 def _recall(row: Row, protocol: str) -> Point | None:
     tasks = tasks_of(row, protocol)
     share = held_share(tasks)
-    return (share, statistics.fmean(accuracies(tasks))) if share else None
+    return (share, bootstrap(accuracies(tasks), N_RESAMPLES, SEED)) if share else None
 
 
-def _text(row: Row, of: Callable[[TextQuality], float]) -> Point | None:
+def _divergence(text: TextQuality) -> Interval:
+    return Interval(estimate=text.kl_to_full, low=text.kl_to_full, high=text.kl_to_full, n=0)
+
+
+def _text(row: Row, of: Callable[[TextQuality], Interval]) -> Point | None:
     text = row.record.quality.text if row.record.quality else None
     share = held_share([text]) if text else None
     return (share, of(text)) if text and share else None

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from pipeline.report import ablation_plots, axes, equal_bytes
+from pipeline.report import ablation_plots, axes, axis_plots, captions, equal_bytes
 from pipeline.report import quantities as q
 from pipeline.report.drawing import style
 from pipeline.report.evidence import Row, label
-from pipeline.report.means import accuracies, tasks_of
+from pipeline.report.means import STRICTER, accuracies, tasks_of
 from pipeline.report.tables import PROTOCOL, Table, held_cells, link
 
 MANY = 12  # lines of a table that may stand unfolded
@@ -50,8 +50,26 @@ def against_bytes(rows: Sequence[Row], reports_dir: Path) -> Ablation:
 
 def _drawn(rows: Sequence[Row]) -> Iterator[tuple[str, str, Figure]]:
     with style():
-        yield "recall", "recall by share of bytes held", ablation_plots.recall(rows)
-        yield "text", "loss and divergence on text by share of bytes held", ablation_plots.text(rows)
+        yield "recall", f"recall by share of bytes held, {_recalled(rows)}", ablation_plots.recall(rows)
+        yield "text", f"loss and divergence on text by share of bytes held, {_read(rows)}", ablation_plots.text(rows)
+
+
+def _recalled(rows: Sequence[Row]) -> str:
+    found = {
+        f"{label(row.strategy)} at {row.variant or 'all'}": statistics.fmean(accuracies(tasks))
+        for row in equal_bytes.compared(rows)
+        if (tasks := tasks_of(row, STRICTER))
+    }
+    return f"{PROTOCOL[STRICTER]} {captions.span(found, q.decimal)}"
+
+
+def _read(rows: Sequence[Row]) -> str:
+    found = {
+        f"{label(row.strategy)} at {row.variant or 'all'}": row.record.quality.text.nll_difference.estimate
+        for row in equal_bytes.compared(rows)
+        if row.record.quality and row.record.quality.text
+    }
+    return captions.span(found, lambda value: f"{q.signed(value, 3)} nats")
 
 
 def points(rows: Sequence[Row], reports_dir: Path) -> Table:
@@ -83,5 +101,7 @@ def along_axes(rows: Sequence[Row], reports_dir: Path) -> list[Ablation]:
         heading = "First what the default reached, then differences from it"
         shown, hidden = ([(heading, table)], []) if len(table.rows) <= MANY else ([], [(heading, table)])
         title = f"{q.task(axis).capitalize()}, all else equal"
-        found.append(Ablation(title, axes.sentences(groups, compared), shown, hidden, []))
+        with style():
+            drawn = axis_plots.drawn(groups, compared)
+        found.append(Ablation(title, axes.sentences(groups, compared), shown, hidden, drawn))
     return found

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline import bars
 from pipeline.bars import MISSED, Judged
 from pipeline.record import Interval
-from pipeline.report.drawing import INK, REFERENCE, dodge, error_bars, figure, label_ends, length_axis, mark, ratio_axis
+from pipeline.report import quantities as q
+from pipeline.report.drawing import (
+    INK,
+    REFERENCE,
+    dodge,
+    error_bars,
+    figure,
+    label_ends,
+    length_axis,
+    mark,
+    name_rows,
+    ratio_axis,
+)
 from pipeline.report.evidence import Row, group, label
 
+Lengths = Sequence[tuple[int, Interval]]
 SHORTEST_IN = 3.4
 
 
@@ -67,3 +81,23 @@ def seen(rows: Sequence[Row]) -> Figure:
 def _ratio(row: Row) -> Interval:
     assert row.record.cost, "only timed rows are drawn here"
     return row.record.cost.tpot_ratio
+
+
+def break_even(ratios: Mapping[str, Lengths], labels: Mapping[str, str]) -> Figure:
+    """A line per technique: its ratio at each length, filled where it pays; bold from where it pays on."""
+    drawn = figure(1.1 + 0.31 * len(ratios))
+    axes = drawn.subplots()
+    for height, (name, found) in enumerate(ratios.items()):
+        own, from_here = mark(name), bars.break_even(found)
+        for length, ratio in found:
+            fill = own.color if ratio.high < 1 else "white"
+            axes.plot(length, height, color=own.color, marker=own.marker, mfc=fill, markersize=6, zorder=3)
+            axes.annotate(q.ratio(ratio.estimate), (length, height), (0, 5), textcoords="offset points", ha="center",
+                          fontsize=8, color=INK)  # fmt: skip
+        if from_here:
+            axes.plot([from_here, max(n for n, _ in found)], [height] * 2, color=own.color, linewidth=2.5, alpha=0.5)
+    length_axis(axes, [length for found in ratios.values() for length, _ in found])
+    axes.margins(x=0.1)
+    name_rows([axes], [labels[name] for name in ratios])
+    axes.set_xlabel("prompt tokens (filled: faster than our full cache, interval and all; bold: from there on)")
+    return drawn

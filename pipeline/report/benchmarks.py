@@ -12,7 +12,7 @@ from jinja2 import Environment
 from pipeline import bars
 from pipeline.bars import MISSED, NOISE, OURS, REPORTED, Judged, Plan
 from pipeline.record import Interval, Predicted, Record
-from pipeline.report import benchmark_plots, context, drawing, sentences, verdicts
+from pipeline.report import benchmark_plots, captions, context, drawing, sentences, verdicts
 from pipeline.report import quantities as q
 from pipeline.report.evidence import Row, group, label
 from pipeline.report.tables import Table, link, why_empty
@@ -96,7 +96,7 @@ def _machine(name: str, rows: Sequence[Row], reports_dir: Path, plan: Plan, file
         seen=_seen(seen),
         seen_said=_seen_said(seen),
         points=[(_point(members[0]), _cost(members, reports_dir)) for members in _points(against).values()],
-        pictures=_pictures(name, judged, seen, files),
+        pictures=_pictures(name, judged, seen, ratios_to_full(rows, plan), files),
     )
 
 
@@ -324,16 +324,28 @@ def _cost_cells(row: Row) -> list[str]:
     ]
 
 
-def _pictures(machine: str, judged: Sequence[Judged], seen: Sequence[Row], files: Files) -> list[tuple[str, str]]:
+def _pictures(
+    machine: str, judged: Sequence[Judged], seen: Sequence[Row], to_full: dict[str, Lengths], files: Files
+) -> list[tuple[str, str]]:
     timed = [line for line in judged if line.kind == "decode"]
     pictures = []
     with drawing.style():
         if timed:
-            pictures.append(
-                ("bars", "decode step of each technique and the bar it must stay below", benchmark_plots.decode(timed))
-            )
+            steps = captions.span({label(line.strategy): line.measured.estimate for line in timed}, q.ratio)
+            missed = sum(line.verdict.startswith(MISSED) for line in timed)
+            text = f"decode step over DynamicCache's beside its bar: {steps}; {missed} of {len(timed)} {MISSED}"
+            pictures.append(("bars", text, benchmark_plots.decode(timed)))
+        if to_full:
+            paying = {label(name): length for name, found in to_full.items() if (length := bars.break_even(found))}
+            said = captions.span(paying, lambda length: f"{q.count(length)} tokens") if paying else "nowhere"
+            text = f"decode step over our full cache's by prompt tokens: {len(paying)} of {len(to_full)} pay, {said}"
+            drawn = benchmark_plots.break_even(to_full, {name: label(name) for name in to_full})
+            pictures.append(("break_even", text, drawn))
         if seen:
-            pictures.append(("seen", "decode step by tokens seen before it", benchmark_plots.seen(seen)))
+            grown = {f"{label(row.strategy)} after {q.count(row.cell.seq_len)}": row.record.cost.tpot_ratio.estimate
+                     for row in seen if row.record.cost}  # fmt: skip
+            text = f"decode step by tokens seen before it, over that after the fewest: {captions.span(grown, q.ratio)}"
+            pictures.append(("seen", text, benchmark_plots.seen(seen)))
     shown = []
     for name, text, content in pictures:
         path = f"{FIGURES}/benchmark-{name}-{machine}"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import multiprocessing
+import os
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +32,8 @@ NOISE = "#BBBBBB"
 INK = "#333333"
 REFERENCE = "#8C8C8C"
 WIDTH_IN = 9.0
+ROW_IN = 0.25  # of a figure that has a line for each technique
+LABEL_IN = 0.19  # of a name in a column of names
 LEGEND_CHARACTERS = 105  # of one line of a legend as wide as a figure
 STYLE: Any = {
     "svg.hashsalt": "kv-cache",
@@ -94,13 +99,42 @@ def save(drawn: Figure, *suffixes: str) -> dict[str, bytes]:
         return {suffix: _encode(drawn, format=suffix, **FORMATS[suffix]) for suffix in suffixes or FORMATS}
 
 
+def save_all(figures: Sequence[Figure]) -> list[dict[str, bytes]]:
+    """`save` for each, on all processors where processes can be forked: a figure holds functions, which none can send.
+
+    Drawing takes most of the time of a report, and figures have nothing to do with each other.
+    """
+    n_workers = min(len(figures), os.cpu_count() or 1)
+    if n_workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
+        return [save(drawn) for drawn in figures]
+    _inherited[:] = figures
+    try:
+        with multiprocessing.get_context("fork").Pool(n_workers) as pool:
+            return pool.map(_save_inherited, range(len(figures)), chunksize=1)
+    finally:
+        _inherited.clear()
+
+
+_inherited: list[Figure] = []  # by the processes of `save_all`
+
+
+def _save_inherited(number: int) -> dict[str, bytes]:
+    return save(_inherited[number])
+
+
 def _freeze(drawn: Figure) -> None:
     """Solve the layout once and round it: the solver's last bits vary from run to run, and an SVG's names hash them."""
-    drawn.draw_without_rendering()
-    drawn.set_layout_engine("none")
+    place(drawn)
+    drawn.set_layout_engine(None)  # any other, even one that does nothing, would draw everything twice
     for axes in drawn.axes:
         left, bottom, width, height = (round(value, 4) for value in axes.get_position().bounds)
         axes.set_position((left, bottom, width, height))
+
+
+def place(drawn: Figure) -> None:
+    """Give panels the places that they will have, without the time that drawing takes."""
+    if engine := drawn.get_layout_engine():
+        engine.execute(drawn)
 
 
 def _encode(drawn: Figure, **options: object) -> bytes:
@@ -135,7 +169,7 @@ def round_ticks(low: float, high: float) -> list[float]:
         ticks = [step * 10.0**k for k in decades for step in steps if low <= step * 10.0**k <= high]
         if len(ticks) >= 4:
             return ticks
-    return [float(t) for t in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= t <= high]
+    return [float(t) for t in MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= t <= high]
 
 
 def ratio_axis(axes: Axes, which: str, values: Iterable[float]) -> None:
@@ -160,6 +194,35 @@ def error_bars(intervals: Sequence[Interval]) -> list[list[float]]:
     return [below, [max(0.0, i.high - i.estimate) if i else 0.0 for i in bounded]]
 
 
+def of_trials(samples: Sequence[float]) -> Interval:
+    """The middle one between the extremes: no interval of an estimate, but all that was seen."""
+    found = [value for value in samples if math.isfinite(value)] or [math.nan]
+    return Interval(estimate=statistics.median(found), low=min(found), high=max(found), n=len(found))
+
+
+def name_rows(panels: Sequence[Axes], names: Sequence[str]) -> None:
+    """A line for each name, the first on top, through all panels, which share their y-axis."""
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(len(names) - 0.4, -0.6)
+    for axes in panels:
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+
+
+def across(axes: Axes, value: Interval, height: float, own: Mark, *, is_open: bool = False, size: float = 6) -> None:
+    """A mark with its interval lying across, on the line at `height`."""
+    ((below,), (above,)) = error_bars([value])
+    axes.plot([value.estimate - below, value.estimate + above], [height] * 2, color=own.color, marker="|", markersize=5,
+              linewidth=1.4)  # fmt: skip
+    axes.plot(value.estimate, height, color=own.color, marker=own.marker, mfc="white" if is_open else own.fill,
+              markersize=size)  # fmt: skip
+
+
+def bound(axes: Axes, value: float, height: float) -> None:
+    """What the mark on this line is to be read against."""
+    axes.plot(value, height, color=INK, marker="|", markersize=11, markeredgewidth=2)
+
+
 def dodge(index: int, n: int) -> float:
     """Centred offset, so that equal values stay visible side by side: steps of one, closer where there are many."""
     return (index - (n - 1) / 2) * min(1.0, 7 / n)
@@ -167,7 +230,7 @@ def dodge(index: int, n: int) -> float:
 
 def label_ends(drawn: Figure, axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """Names (x, y, text, colour) in a column right of the axes, moved apart, each tied to its point."""
-    drawn.draw_without_rendering()
+    place(drawn)
     box = axes.get_window_extent()
     gap = 13.0 * drawn.dpi / 72 / box.height
     heights = [float(axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[1]) for x, y, _, _ in ends]
@@ -193,20 +256,22 @@ def label_ends(drawn: Figure, axes: Axes, ends: Sequence[tuple[float, float, str
 
 
 def spread_apart(values: Sequence[float], gap: float) -> list[float]:
-    """The values moved as little as needed to be `gap` apart, in their order, inside [0, 1] where they fit."""
+    """The values moved as little as needed to be `gap` apart, in their order, inside [0, 1] where they fit.
+
+    Least squares: less their gaps, places must not fall, so that neighbours which would are put at their mean.
+    """
     ranked = sorted(range(len(values)), key=lambda i: values[i])
-    placed = [min(max(values[i], 0.0), 1.0) for i in ranked]
-    for _ in range(200):
-        for i in range(1, len(placed)):
-            overlap = gap - (placed[i] - placed[i - 1])
-            if overlap > 1e-6:
-                placed[i - 1] -= overlap / 2
-                placed[i] += overlap / 2
-        shift = max(0.0, -placed[0]) or min(0.0, 1.0 - placed[-1])
-        placed = [value + shift / 2 for value in placed] if len(placed) * gap < 1 else placed
+    blocks: list[list[float]] = []
+    for number, i in enumerate(ranked):
+        blocks.append([values[i] - number * gap])
+        while len(blocks) > 1 and statistics.fmean(blocks[-2]) > statistics.fmean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    room = 1 - (len(values) - 1) * gap
+    low, high = (0.0, room) if room > 0 else (room / 2, room / 2)
+    starts = [min(max(statistics.fmean(block), low), high) for block in blocks for _ in block]
     result = [0.0] * len(values)
-    for position, i in zip(placed, ranked, strict=True):
-        result[i] = position
+    for number, i in enumerate(ranked):
+        result[i] = starts[number] + number * gap
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 
@@ -9,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from pipeline.record import Interval, Serving
+from pipeline.report import captions
 from pipeline.report import quantities as q
-from pipeline.report.drawing import INK, PALETTE, REFERENCE, figure, style
+from pipeline.report.drawing import INK, PALETTE, REFERENCE, error_bars, figure, of_trials, style
 from pipeline.report.engines import BATCH, EQUAL_LENGTHS, MIXED, ONE_BY_ONE, ORDER, OURS, VLLM, Point, points
 from pipeline.report.evidence import BASELINE, Row
 
@@ -31,7 +34,16 @@ def drawn(rows: Sequence[Row]) -> list[tuple[str, str, Figure]]:
     if not shown:
         return []
     with style():
-        return [("engines", "tokens per second of each engine, by prompts at once", _bars(shown))]
+        return [("engines", f"tokens per second of each engine, {_said(shown)}", _bars(shown))]
+
+
+def _said(shown: Sequence[Point]) -> str:
+    parts = []
+    for point in shown:
+        served = {TITLES[engine]: own.serving for engine in ORDER if (own := point.of(engine, BASELINE))}
+        rates = {name: serving.tokens_per_s for name, serving in served.items() if serving}
+        parts.append(f"{_label(point)}: {captions.span(rates, q.three)}".replace("\n", " "))
+    return "; ".join(parts)
 
 
 def _shown(found: Sequence[Point]) -> list[Point]:
@@ -48,17 +60,28 @@ def _bars(shown: Sequence[Point]) -> Figure:
     canvas = figure(3.6)
     axes = canvas.subplots()
     for number, engine in enumerate(ORDER):
-        x, y = [], []
+        x, y, trials = [], [], []
         for place, point in enumerate(shown):
             own = point.of(engine, BASELINE)
             if own and own.serving:
                 x.append(place + (number - (len(ORDER) - 1) / 2) * WIDTH)
                 y.append(own.serving.tokens_per_s)
-        bars = axes.bar(x, y, WIDTH * 0.92, color=COLORS[engine], label=TITLES[engine])
-        axes.bar_label(bars, [q.three(rate) for rate in y], padding=2, fontsize=7.5, color=INK)
+                trials.append(_of_trials(own.serving))
+        axes.bar(x, y, WIDTH * 0.92, color=COLORS[engine], label=TITLES[engine])
+        axes.errorbar(x, y, error_bars(trials), linestyle="", color=INK, linewidth=0.9, capsize=2)
+        for at, rate, seen in zip(x, y, trials, strict=True):
+            axes.annotate(q.three(rate), (at, seen.high), (0, 3), textcoords="offset points", ha="center",
+                          fontsize=7.5, color=INK)  # fmt: skip
     _axes(axes, shown)
     canvas.legend(loc="outside lower center", ncols=len(ORDER), fontsize=8.5, handlelength=1.0, columnspacing=1.2)
     return canvas
+
+
+def _of_trials(serving: Serving) -> Interval:
+    """Tokens per second of the middle, the slowest and the fastest trial: each said the same tokens."""
+    n_tokens = serving.tokens_per_s * statistics.median(serving.wall_s)
+    seen = of_trials([n_tokens / taken for taken in serving.wall_s])
+    return seen.model_copy(update={"estimate": serving.tokens_per_s})
 
 
 def _axes(axes: Axes, shown: Sequence[Point]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +48,14 @@ def mean_difference(tasks: Sequence[TaskQuality]) -> Interval | None:
     differences = [
         [own - full for own, full in zip(task.items.correct, task.items.correct_full, strict=True)] for task in tasks
     ]
-    units = [statistics.fmean(unit) for unit in zip(*differences, strict=True)]
-    return bootstrap(units, N_RESAMPLES, SEED) if units else None
+    units = tuple(statistics.fmean(unit) for unit in zip(*differences, strict=True))
+    return _bootstrap(units) if units else None
+
+
+@cache
+def _bootstrap(units: tuple[float, ...]) -> Interval:
+    """Many parts of a report ask for the interval of the same record."""
+    return bootstrap(units, N_RESAMPLES, SEED)
 
 
 def tasks_of(row: Row, protocol: str) -> list[TaskQuality]:
@@ -73,7 +80,11 @@ def differs(row: Row) -> bool:
 
 def spread(samples: Sequence[float], percentile: float = 90) -> Interval | None:
     """p90 (or another percentile) over p50, with an interval; None for fewer than two samples."""
+    return _spread(tuple(samples), percentile)
 
+
+@cache
+def _spread(samples: tuple[float, ...], percentile: float) -> Interval | None:
     def over_middle(values: NDArray[np.float64]) -> NDArray[np.float64]:
         middle, tail = np.percentile(values, [50, percentile], axis=-1)
         return tail / middle
@@ -97,6 +108,11 @@ def _resampled(
     low, high = (float(end) for end in np.percentile(statistic(values[drawn]), [2.5, 97.5]))
     estimate = float(statistic(values))
     return Interval(estimate=estimate, low=min(low, estimate), high=max(high, estimate), n=len(values))
+
+
+def shifted(value: Interval, by: float) -> Interval:
+    """A difference on the scale of what it is a difference from."""
+    return Interval(estimate=value.estimate + by, low=value.low + by, high=value.high + by, n=value.n)
 
 
 def negated(value: Interval) -> Interval:

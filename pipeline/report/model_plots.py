@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from pipeline.record import Interval
+from pipeline.report import captions, reach, training_plots
 from pipeline.report import quantities as q
-from pipeline.report import reach, training_plots
 from pipeline.report.architectures import Architecture, at, lengths, longest_trained, recall, text
 from pipeline.report.drawing import (
     REFERENCE,
@@ -27,6 +27,7 @@ from pipeline.report.drawing import (
     style,
 )
 from pipeline.report.evidence import group
+from pipeline.report.means import shifted
 from pipeline.report.panels import look, panels
 from pipeline.report.training_plots import Drawn
 
@@ -41,11 +42,16 @@ def drawn(found: Sequence[Architecture]) -> Drawn:
     pictures: Drawn = []
     with style():
         if len(lengths(found)) > 1:
-            pictures.append(("model_bytes", "bytes held by prompt tokens, each architecture", _held(found)))
+            longest = max(lengths(found))
+            held = {one.name: float(one.held[longest]) for one in found if longest in one.held}
+            text = f"bytes held by prompt tokens; at {q.count(longest)} tokens {captions.span(held, q.data)}"
+            pictures.append(("model_bytes", text, _held(found)))
         if (recalled := _recalled(found)) and (read := _read(found)):
-            pictures.append(("model_quality", "quality by bytes held, each architecture", _quality(recalled, read)))
+            recalls, losses = ({one.name: value.estimate for one, _, value in points} for points in (recalled, read))
+            said = f"recall {captions.span(recalls, q.decimal)}; loss on text {captions.span(losses, q.decimal)} nats"
+            pictures.append(("model_quality", f"quality by bytes held: {said}", _quality(recalled, read)))
         if bent := reach.windowed(found):
-            pictures.append(("model_reach", "recall by distance of the needle", _reach(found, bent)))
+            pictures.append(("model_reach", f"recall by distance of the needle, {_far(bent)}", _reach(found, bent)))
         pictures += training_plots.drawn(found)
     return pictures
 
@@ -71,6 +77,14 @@ def _held(found: Sequence[Architecture]) -> Figure:
     return canvas
 
 
+def _far(bent: Sequence[Architecture]) -> str:
+    """What is recalled of one fact at the nearest and at the farthest distances."""
+    width = reach.step(bent) or 1
+    bins = {one.name: reach.by_distance(one, next(iter(reach.TASKS.values())), width) for one in bent}
+    near, far = ({name: own[end].accuracy.estimate for name, own in bins.items() if own} for end in (0, -1))
+    return f"one fact: nearest {captions.span(near, q.decimal)}, farthest {captions.span(far, q.decimal)}"
+
+
 def _recalled(found: Sequence[Architecture]) -> list[Point]:
     seq_len = longest_trained(found)
     return [
@@ -84,12 +98,7 @@ def _read(found: Sequence[Architecture]) -> list[Point]:
     """The interval is that of the difference from the reference."""
     seq_len = longest_trained(found)
     read = [(one, own) for one in found if (own := text(at(seq_len, one.recalled)))]
-    return [(one, own.kv_bytes_held, _moved(own.nll_difference, own.nll_full)) for one, own in read]
-
-
-def _moved(difference: Interval, by: float) -> Interval:
-    ends = {end: getattr(difference, end) + by for end in ("estimate", "low", "high")}
-    return Interval(n=difference.n, **ends)
+    return [(one, own.kv_bytes_held, shifted(own.nll_difference, own.nll_full)) for one, own in read]
 
 
 def _quality(recalled: Sequence[Point], read: Sequence[Point]) -> Figure:

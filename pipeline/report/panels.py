@@ -1,4 +1,4 @@
-"""A grid of small panels, one for each architecture, on shared axes: lines that would lie over each other."""
+"""A grid of small panels on shared axes: lines that would lie over each other."""
 
 from __future__ import annotations
 
@@ -21,17 +21,21 @@ def look(one: Architecture) -> Mark:
 
 
 def panels(found: Sequence[Architecture], x: str, y: str) -> tuple[Figure, list[tuple[Axes, Architecture]]]:
-    """Titles in the colour of the architecture; places that are left over stay empty."""
-    n_rows = math.ceil(len(found) / COLUMNS)
+    canvas, places = grid([(one.name, look(one)) for one in found], x, y)
+    return canvas, list(zip(places, found, strict=True))
+
+
+def grid(titles: Sequence[tuple[str, Mark]], x: str, y: str) -> tuple[Figure, list[Axes]]:
+    """A panel for each title, in its colour; places that are left over stay empty."""
+    n_rows = math.ceil(len(titles) / COLUMNS)
     canvas = figure(AROUND_IN + ROW_IN * n_rows)
-    grid = canvas.subplots(n_rows, COLUMNS, squeeze=False, sharex=True, sharey=True).ravel()
-    for axes, one in zip(grid, found, strict=False):
-        axes.set_title(one.name, color=look(one).color)
-    for index, axes in enumerate(grid):
-        if index >= len(found):
+    places = list(canvas.subplots(n_rows, COLUMNS, squeeze=False, sharex=True, sharey=True).flat)
+    for index, axes in enumerate(places):
+        if index >= len(titles):
             axes.set_visible(False)
-        elif index + COLUMNS >= len(found):  # the lowest of its column
-            axes.tick_params(labelbottom=True)
+        else:
+            axes.set_title(titles[index][0], color=titles[index][1].color)
+            axes.tick_params(labelbottom=index + COLUMNS >= len(titles))  # the lowest of its column
     canvas.supxlabel(x, fontsize=10)
     canvas.supylabel(y, fontsize=10)
-    return canvas, list(zip(grid, found, strict=False))
+    return canvas, places[: len(titles)]

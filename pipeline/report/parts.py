@@ -55,15 +55,23 @@ class Level:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The figures drawn so far, as the files that they become."""
+    """The figures so far, by their paths without suffix."""
 
-    files: Files = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
 
     def hang(self, drawn: Iterable[tuple[str, str, Figure]], slug: str = "") -> list[Picture]:
         """(file name, alternative text, figure) each; `slug` says of which setting."""
         pictures = []
         for name, text, content in drawn:
             path = f"{FIGURES}/{name}-{slug}" if slug else f"{FIGURES}/{name}"
-            self.files.update({f"{path}.{suffix}": data for suffix, data in drawing.save(content).items()})
+            self.figures[path] = content
             pictures.append(Picture(path, text))
         return pictures
+
+    def files(self) -> Files:
+        saved = drawing.save_all(list(self.figures.values()))
+        return {
+            f"{path}.{suffix}": data
+            for path, content in zip(self.figures, saved, strict=True)
+            for suffix, data in content.items()
+        }

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from pipeline.memory.production import Production
+from pipeline.report import captions
 from pipeline.report import quantities as q
 from pipeline.report.drawing import INK, PALETTE, REFERENCE, figure, style
 
@@ -15,7 +16,9 @@ TICKS = 5  # about so many
 def drawn(found: Production) -> list[tuple[str, str, Figure]]:
     """File name, alternative text, figure."""
     asked = found.plan.scenarios
-    text = f"keys and values of {asked.title} at {q.count(asked.seq_len)} tokens, computed, by how they are held"
+    kept = {point.title: float(point.kept) for point in found.scenarios}
+    where = f"{asked.title} at {q.count(asked.seq_len)} tokens"
+    text = f"keys and values of {where}, computed, by how they are held: {captions.span(kept, q.data)}"
     with style():
         return [("production", text, _bars(found))]
 

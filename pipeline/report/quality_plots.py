@@ -1,117 +1,99 @@
-"""Figures of quality: against the share of bytes held, and per task."""
+"""Figures of quality: a line for each technique, those that hold least on top, and one technique task by task."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
 
 from pipeline.record import Interval, TaskQuality, TextQuality
 from pipeline.report import quantities as q
-from pipeline.report.drawing import INK, Mark, dodge, error_bars, figure, legend, mark
+from pipeline.report.drawing import INK, REFERENCE, ROW_IN, Mark, across, dodge, figure, mark, name_rows
 from pipeline.report.evidence import Row, group, held_share
-from pipeline.report.means import answered, mean_difference
+from pipeline.report.means import answered, mean_difference, shifted
 from pipeline.report.tables import PROTOCOL
 
 Names = Mapping[tuple[str, str], str]
-NEARLY = 0.03  # shares closer than this would lie over each other
-SPREAD = 0.1  # which they are moved apart over at most: many together must not look like many shares
+Measured = TypeVar("Measured", TaskQuality, TextQuality)
+AROUND_IN = 1.2
+N_LENGTHS = 3  # of one technique, the longest: more would be too narrow to read
 
 
 def recall(rows: Sequence[Row], names: Names) -> Figure:
-    """Mean accuracy over tasks by share of bytes; a column per length, a row per protocol."""
-    lengths = sorted({row.cell.seq_len for row in rows})
-    drawn = figure(5.4)
-    panels = drawn.subplots(len(PROTOCOL), len(lengths), squeeze=False, sharex=True, sharey=True)
-    for line, (protocol, title) in zip(panels, PROTOCOL.items(), strict=True):
-        for axes, seq_len in zip(line, lengths, strict=True):
-            _recall_panel(axes, [row for row in rows if row.cell.seq_len == seq_len], protocol)
-            axes.set_title(f"{title}, {q.count(seq_len)} tokens")
-            axes.set_ylim(-0.05, 1.05)
-        line[0].set_ylabel("mean recall accuracy")
-    _finish(drawn, panels[-1], rows, names)
+    """Mean accuracy over tasks, a panel per protocol; rows are those of one point."""
+    shown = _by_bytes([(row, _tasks(row)) for row in rows])
+    drawn = figure(AROUND_IN + ROW_IN * len(shown))
+    panels = drawn.subplots(1, len(PROTOCOL), sharey=True)
+    for axes, (protocol, title) in zip(panels, PROTOCOL.items(), strict=True):
+        for height, (row, tasks) in enumerate(shown):
+            if value := mean_accuracy(tasks, protocol):
+                across(axes, value, height, mark(row.strategy))
+        if reached := [task.accuracy_full for _, tasks in shown for task in answered(tasks, protocol)]:
+            axes.axvline(statistics.fmean(reached), color=REFERENCE, linewidth=1)
+        axes.set_title(f"recall accuracy, {title}")
+        axes.set_xlim(-0.04, 1.04)
+    _name(panels, shown, names)
+    _say(drawn, rows, "mean over tasks")
     return drawn
-
-
-def _recall_panel(axes: Axes, rows: Sequence[Row], protocol: str) -> None:
-    measured = {id(row): _tasks(row, protocol) for row in rows}
-    shares = [(row, held_share(measured[id(row)])) for row in rows]
-    for row, x in _side_by_side(shares):
-        tasks = answered(measured[id(row)], protocol)
-        if mean := mean_difference(tasks):
-            _point(axes, row, x, _moved(mean, statistics.fmean(task.accuracy_full for task in tasks)))
-
-
-def _tasks(row: Row, protocol: str) -> list[TaskQuality]:
-    return [t for t in row.record.quality.tasks if t.protocol == protocol] if row.record.quality else []
 
 
 def text(rows: Sequence[Row], names: Names) -> Figure:
-    """Loss by share of bytes, a column per length; the interval is that of the difference from the full cache."""
-    lengths = sorted({row.cell.seq_len for row in rows})
-    drawn = figure(3.4)
-    panels = drawn.subplots(1, len(lengths), squeeze=False, sharex=True, sharey=True)[0]
-    for axes, seq_len in zip(panels, lengths, strict=True):
-        shares = [(row, held_share([t])) for row in rows if row.cell.seq_len == seq_len and (t := _text(row))]
-        for row, x in _side_by_side(shares):
-            if found := _text(row):
-                _point(axes, row, x, _moved(found.nll_difference, found.nll_full))
-        axes.set_title(f"{q.count(seq_len)} tokens")
-    panels[0].set_ylabel("loss on held-out text, nats\n(lower is better)")
-    _finish(drawn, panels, rows, names)
+    """Loss on text and how far predictions are from the reference's; rows are those of one point."""
+    shown = _by_bytes([(row, [own]) for row in rows if (own := _text(row))])
+    drawn = figure(AROUND_IN + ROW_IN * len(shown))
+    loss, divergence = drawn.subplots(1, 2, sharey=True)
+    for height, (row, (own,)) in enumerate(shown):
+        across(loss, own.nll_difference, height, mark(row.strategy))
+        kl = Interval(estimate=own.kl_to_full, low=own.kl_to_full, high=own.kl_to_full, n=0)
+        across(divergence, kl, height, mark(row.strategy))
+    reference = rows[0].setting.reference
+    loss.set_title(f"loss on held-out text above {reference}'s, nats")
+    divergence.set_title(f"KL divergence from {reference}, nats")
+    for axes in (loss, divergence):
+        axes.axvline(0, color=REFERENCE, linewidth=1)
+    _name((loss, divergence), shown, names)
+    _say(drawn, rows, "lower is better")
     return drawn
+
+
+def mean_accuracy(tasks: Sequence[TaskQuality], protocol: str) -> Interval | None:
+    """Over the tasks that count; the interval is that of the difference from the reference."""
+    found = answered(tasks, protocol)
+    mean = mean_difference(found)
+    return mean and shifted(mean, statistics.fmean(task.accuracy_full for task in found))
+
+
+def _tasks(row: Row) -> list[TaskQuality]:
+    return row.record.quality.tasks if row.record.quality else []
 
 
 def _text(row: Row) -> TextQuality | None:
     return row.record.quality.text if row.record.quality else None
 
 
-def _side_by_side(shares: Sequence[tuple[Row, float | None]]) -> Iterator[tuple[Row, float]]:
-    """Rows with their place on the axis: those that hold nearly the same share stand next to each other."""
-    clusters: list[list[tuple[float, int, Row]]] = []
-    for place in sorted(
-        ((s, i, row) for i, (row, s) in enumerate(shares) if s is not None), key=lambda place: place[:2]
-    ):
-        if not clusters or place[0] - clusters[-1][-1][0] > NEARLY:
-            clusters.append([])
-        clusters[-1].append(place)
-    for members in clusters:
-        centre = statistics.fmean(share for share, _, _ in members)
-        step = min(0.035, SPREAD / len(members))
-        for index, (share, _, row) in enumerate(sorted(members, key=lambda place: place[1])):
-            yield row, share if len(members) == 1 else centre + step * dodge(index, len(members))
+def _by_bytes(found: Sequence[tuple[Row, list[Measured]]]) -> list[tuple[Row, list[Measured]]]:
+    return sorted(found, key=lambda pair: held_share(pair[1]) or 0.0)
 
 
-def _point(axes: Axes, row: Row, x: float, value: Interval) -> None:
-    own = mark(row.strategy)
-    bars = error_bars([value])
-    axes.errorbar(x, value.estimate, bars, color=own.color, marker=own.marker, mfc=own.fill, markersize=6, capsize=2)
+def _name(
+    panels: Sequence[Axes], shown: Sequence[tuple[Row, Sequence[TaskQuality | TextQuality]]], names: Names
+) -> None:
+    name_rows(panels, [f"{names[row.strategy, row.variant]}  {q.share(held_share(own)):>7}" for row, own in shown])
 
 
-def _moved(difference: Interval, by: float) -> Interval:
-    ends = {end: getattr(difference, end) + by for end in ("estimate", "low", "high")}
-    return Interval(n=difference.n, **ends)
-
-
-def _finish(drawn: Figure, bottom: Sequence[Axes], rows: Sequence[Row], names: Names) -> None:
-    for axes in bottom:
-        axes.set_xlim(-0.08, 1.12)
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
-    drawn.supxlabel(
-        f"KV bytes held, share of {rows[0].setting.reference}'s (points side by side: nearly the same share)",
-        fontsize=10,
-    )
-    legend(drawn, [(names[key], mark(key[0])) for key in dict.fromkeys((row.strategy, row.variant) for row in rows)])
+def _say(drawn: Figure, rows: Sequence[Row], what: str) -> None:
+    reference, length = rows[0].setting.reference, q.count(rows[0].cell.seq_len)
+    drawn.supxlabel(f"at {length} tokens, {what} (beside the names: bytes held, share of {reference}'s)", fontsize=10)
 
 
 def technique(rows: Sequence[Row]) -> Figure:
-    """Accuracy by task, a panel per length: filled and open marks for the protocols, a bar for the full cache."""
+    """Accuracy by task at the longest lengths: filled and open marks for the protocols, a bar for the full cache."""
     tasks = list(dict.fromkeys(t.task for row in rows if row.record.quality for t in row.record.quality.tasks))
-    by_length = group(rows, lambda row: row.cell.seq_len)
+    by_length = dict(sorted(group(rows, lambda row: row.cell.seq_len).items())[-N_LENGTHS:])
     drawn = figure(1.5 + 0.42 * len(tasks))
     panels = drawn.subplots(1, len(by_length), squeeze=False, sharex=True, sharey=True)[0]
     for axes, (seq_len, members) in zip(panels, by_length.items(), strict=True):
@@ -131,11 +113,9 @@ def technique(rows: Sequence[Row]) -> Figure:
 def _task_mark(axes: Axes, line: int, found: TaskQuality, own: Mark) -> None:
     protocols = list(PROTOCOL)
     y = line + 0.4 * dodge(protocols.index(found.protocol), len(protocols))
-    fill = own.color if found.protocol == protocols[0] else "white"
     axes.plot([found.accuracy_full] * 2, [y - 0.16, y + 0.16], color=INK, linewidth=2)
-    value = _moved(found.accuracy_difference, found.accuracy_full)
-    bars = error_bars([value])
-    axes.errorbar(value.estimate, y, xerr=bars, color=own.color, marker=own.marker, mfc=fill, markersize=6, capsize=2)
+    value = shifted(found.accuracy_difference, found.accuracy_full)
+    across(axes, value, y, own, is_open=found.protocol != protocols[0])
 
 
 def _protocol_legend(drawn: Figure, own: Mark, reference: str) -> None:

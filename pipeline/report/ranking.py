@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipeline.record import Interval
 from pipeline.report import quantities as q
 from pipeline.report import verdicts
-from pipeline.report.evidence import Row, group
+from pipeline.report.evidence import Row, fullest, group
 from pipeline.report.means import negated, recall_gain, recall_loss, spread, text_loss
 from pipeline.report.tables import Table, why_empty
 
@@ -34,15 +34,14 @@ class Ranking:
 
 
 def rankings(rows: Sequence[Row], names: Mapping[tuple[str, str], str]) -> list[Ranking]:
-    """Of one setting: at the longest length of each batch, by every quantity that was measured there."""
+    """Of one setting: at the length of each batch that most techniques share, by every quantity measured there."""
     found = []
     for batch, members in group(rows, lambda row: row.cell.batch).items():
         for quantity in QUANTITIES:
-            longest = max((row.cell.seq_len for row in members if quantity.of(row)), default=None)
-            rivals = [row for row in members if row.cell.seq_len == longest]
+            rivals = fullest(members, [row for row in members if quantity.of(row)])
             ranked = [(row, value) for row in rivals if (value := quantity.of(row)) and value.n != 1]
             if len(ranked) > 1:
-                where = f"{quantity.title}, {q.count(longest or 0)} tokens, batch {q.count(batch)}"
+                where = f"{quantity.title}, {q.count(rivals[0].cell.seq_len)} tokens, batch {q.count(batch)}"
                 found.append(Ranking(where, _table(ranked, names, quantity), _absent(rivals, names, quantity)))
     return found
 

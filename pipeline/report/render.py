@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,12 +15,19 @@ from pipeline.report import (
     context,
     evidence,
     figures,
+    headlines,
     judged,
+    machines,
+    notes,
+    page,
+    page_figures,
     ranking,
     sections,
     sentences,
     tables,
 )
+from pipeline.report.advice import use_cases as advice
+from pipeline.report.claims import pages as claim_pages
 from pipeline.report.engines import ENGINE
 from pipeline.report.evidence import ABLATION, MODEL, SYSTEM, Row, Setting, group
 from pipeline.report.means import differs
@@ -42,6 +50,8 @@ class Renderer:
         self.titles = evidence.titles(row.setting for row in rows)
         self.slugs = evidence.slugs(row.setting for row in rows)
         self.gallery = Gallery()
+        # Of several machines one has figures in detail and of single techniques; those that compare, all have.
+        self.pictured = Counter(row.hardware_id for row in self.rows).most_common(1)[0][0] if self.rows else ""
 
     def of(self, level: str) -> list[Row]:
         return [row for row in self.all if row.cell.level == level]
@@ -53,6 +63,7 @@ class Renderer:
         parts = [
             self._comparison(setting, members) for setting, members in group(rows, lambda row: row.setting).items()
         ]
+        parts += sections.of_tradeoffs(rows, self.slugs, self.gallery)
         techniques = [self._technique(strategy, own) for strategy, own in group(_by_strategy(rows), _strategy).items()]
         return Level(f"{name.capitalize()} level", parts, techniques)
 
@@ -78,16 +89,16 @@ class Renderer:
             [],
             list(_comparison_tables(rows, names, self.reports_dir)),
             ranking.rankings(rows, names),
-            self._pictures(setting, figures.of_setting(rows, names)),
+            self._pictures(setting, figures.of_setting(rows, names, in_detail=setting.hardware_id == self.pictured)),
         )
 
     def in_short(self) -> list[Part]:
-        """Of each machine and level the cost and the quality at the longest length, one table each."""
+        """Of each machine and level the cost and the quality where most techniques were measured, one table each."""
         parts = []
         for rows in group(self.rows, lambda row: (row.hardware_id, row.cell.level)).values():
             timed = [row for row in rows if row.record.cost]
             judged = [row for row in rows if row.record.quality and row.in_trained_length]
-            for setting in dict.fromkeys(_largest(found) for found in (timed, judged) if found):
+            for setting in dict.fromkeys(headlines.largest(found) for found in (timed, judged) if found):
                 parts.append(self._short(setting, [row for row in rows if row.setting == setting]))
         return parts
 
@@ -124,7 +135,7 @@ class Renderer:
                 if differs(r)
             ),
         ]
-        pictures = self._pictures(setting, figures.of_technique(rows))
+        pictures = self._pictures(setting, figures.of_technique(rows)) if setting.hardware_id == self.pictured else []
         return Part(self.titles[setting], sentences.assessment(rows), _filled(shown), _filled(hidden), [], pictures)
 
     def _pictures(self, setting: Setting, drawn: figures.Drawn) -> list[Picture]:
@@ -137,6 +148,7 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
     rows = [row for row in found if not benchmarks.is_benchmark(row)]
     written = judgement.read(results_dir)
     renderer = Renderer(rows, reports_dir)
+    claims = claim_pages.judgement(found, results_dir)
     gallery = renderer.gallery
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -149,8 +161,11 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
     text = environment.get_template("template.md.j2").render(
         statement=sentences.statement(rows),
         machines=context.machines(rows),
+        notes=notes.notes(renderer.rows),
         in_short=renderer.in_short(),
-        how_to_read=sentences.how_to_read(),
+        advice=advice.advised(found, reports_dir),
+        claims=claim_pages.summary(claims),
+        how_to_read=[*sentences.how_to_read(), *sentences.what_is_drawn(renderer.rows, renderer.pictured)],
         environment=context.environment(rows),
         grid=context.grid(rows),
         levels=renderer.levels(),
@@ -167,15 +182,21 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
         gates=judged.gates(written.gates) if written else None,
         kept=judged.kept(written.kept) if written else [],
         why_recalled=judged.explanation(written.kept) if written else [],
+        beside=machines.parts(found),
         not_measured=context.not_measured(failed, reports_dir) if failed else None,
     )
-    return {REPORT: text.encode(), **gallery.files, **benchmarks.render(found, environment, reports_dir, plan)}
+    pages = {REPORT: text.encode(), **benchmarks.render(found, environment, reports_dir, plan)}
+    pages |= claim_pages.render(claims, environment, reports_dir)
+    files = {**pages, **gallery.files()}
+    charts = page_figures.charts(renderer.rows, renderer.of, renderer.slugs)
+    return {**files, page.PAGE: page.build(files, charts, environment), **headlines.metrics(rows)}
 
 
 def write(files: Mapping[str, bytes], reports_dir: Path) -> None:
-    """Write them all; figures of settings and techniques that have no records any more go."""
-    for old in (reports_dir / FIGURES).glob("*.*"):
-        if f"{FIGURES}/{old.name}" not in files and old.suffix in {".svg", ".png"}:
+    """Write them all; figures and metrics of settings and techniques that have no records any more go."""
+    ours = ((FIGURES, "*.svg"), (FIGURES, "*.png"), (headlines.FOLDER, "*/*.json"))
+    for old in (path for folder, pattern in ours for path in (reports_dir / folder).glob(pattern)):
+        if old.relative_to(reports_dir).as_posix() not in files:
             old.unlink()
     for name, content in files.items():
         path = reports_dir / name
@@ -198,22 +219,11 @@ def _comparison_tables(rows: Sequence[Row], names: Names, reports_dir: Path) -> 
 
 
 def _short_tables(rows: Sequence[Row], names: Names) -> Iterator[tuple[str, Table]]:
-    """One length each: the longest of the smallest batch for cost, the longest that was trained for quality."""
-    timed = [row for row in rows if row.record.cost]
-    judged = [row for row in rows if row.record.quality and row.in_trained_length]
-    if timed:
-        point = max((row.point for row in timed), key=lambda found: (-found[1], found[0]))
-        where = [row for row in rows if row.point == point]
-        yield f"Cost at {sentences.point(where[0])}", tables.summary_cost(where, names)
-    if judged:
-        where = [row for row in rows if row.point == max(found.point for found in judged)]
-        yield f"Quality at {sentences.point(where[0])}", tables.summary_quality(where, names)
-
-
-def _largest(rows: Sequence[Row]) -> Setting:
-    """The setting that has the longest length, and of several the one with the most records."""
-    settings = group(rows, lambda row: row.setting)
-    return max(settings, key=lambda found: (max(row.cell.seq_len for row in settings[found]), len(settings[found])))
+    """One point each, at which most techniques stand beside each other; for quality within the trained length."""
+    if timed := headlines.costs(rows):
+        yield f"Cost at {sentences.point(timed[0])}", tables.summary_cost(timed, names)
+    if judged := headlines.qualities(rows):
+        yield f"Quality at {sentences.point(judged[0])}", tables.summary_quality(judged, names)
 
 
 def _filled(found: Sequence[tuple[str, Table]]) -> list[tuple[str, Table]]:

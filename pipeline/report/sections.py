@@ -25,6 +25,8 @@ from pipeline.report import (
     serving_plots,
     study,
     study_plots,
+    tradeoff,
+    tradeoff_plots,
     uptraining,
     weight_plots,
     weights,
@@ -32,6 +34,20 @@ from pipeline.report import (
 from pipeline.report.evidence import Row, Setting, group
 from pipeline.report.parts import Gallery, Part
 from pipeline.serving.results import read as read_serving
+
+
+def of_tradeoffs(rows: Sequence[Row], slugs: dict[Setting, str], gallery: Gallery) -> list[Part]:
+    """Time against quality, on each machine that measured both."""
+    found = list(tradeoff.tradeoffs(rows))
+    return [
+        Part(
+            tradeoff.title(both) + (f", machine `{setting.hardware_id}`" if len(found) > 1 else ""),
+            tradeoff.sentences(both),
+            [("Techniques by both verdicts", tradeoff.table(both))],
+            pictures=gallery.hang(tradeoff_plots.drawn(both), slugs[setting]),
+        )
+        for setting, both in found
+    ]
 
 
 def of_study(rows: Sequence[Row], slugs: dict[Setting, str], gallery: Gallery) -> list[Part]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pipeline.record import Cost, Interval, TaskQuality
 from pipeline.report import quantities as q
 from pipeline.report import verdicts
-from pipeline.report.evidence import ABLATION, MODEL, Row, changes, group
+from pipeline.report.evidence import ABLATION, MODEL, Row, changes, fullest, group
 from pipeline.report.means import STRICTER, differs, recall_gain, text_loss
 from pipeline.report.ranking import decode_speed, ranks
 from pipeline.report.tables import PROTOCOL, STATUS
@@ -86,15 +86,32 @@ def how_to_read() -> list[str]:
     ]
 
 
+def what_is_drawn(rows: Iterable[Row], in_detail: str) -> list[str]:
+    """Nothing to say of one machine, of which everything is drawn."""
+    if len({row.hardware_id for row in rows}) < 2:
+        return []
+    return [
+        f"Figures step by step, by depth and of single techniques are those of machine `{in_detail}`, which has most "
+        "records; figures that compare techniques are there for every machine."
+    ]
+
+
 def headlines(rows: Sequence[Row], names: Names) -> list[str]:
-    """The comparison of one setting in a few lines: speed at the longest length of each batch, and quality."""
-    batches = group((row for row in rows if row.record.cost), lambda row: row.cell.batch).values()
+    """The comparison of one setting in a few lines: speed at one length of each batch, and quality."""
+    batches = group((row for row in rows if row.record.cost), lambda row: row.cell.batch)
     recalled = [row for row in rows if recall_gain(row)]
     read = [row for row in rows if text_loss(row)]
-    lines = [f"{_reference_times(longest(m))} {_speeds(longest(m), names)}" for m in batches]
-    lines += [_recalls(longest(recalled), names)] if recalled else []
-    lines += [_texts(longest(read), names)] if read else []
+    shared = [_shared([row for row in rows if row.cell.batch == batch], members) for batch, members in batches.items()]
+    lines = [f"{_reference_times(found)} {_speeds(found, names)}" for found in shared]
+    lines += [_recalls(_shared(rows, recalled), names)] if recalled else []
+    lines += [_texts(_shared(rows, read), names)] if read else []
     return lines or [nothing_measured(rows)]
+
+
+def _shared(rows: Sequence[Row], measured: Sequence[Row]) -> list[Row]:
+    """Those of `measured` at the point that most techniques share."""
+    there = {id(row) for row in fullest(rows, measured)}
+    return [row for row in measured if id(row) in there]
 
 
 def longest(rows: Sequence[Row]) -> list[Row]:

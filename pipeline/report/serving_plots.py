@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from pipeline.report import captions, serving
 from pipeline.report import quantities as q
-from pipeline.report import serving
 from pipeline.report.drawing import INK, PALETTE, REFERENCE, figure, style
 from pipeline.serving.results import OfPolicy, OfTechnique, Served, Serving
 
@@ -23,16 +23,15 @@ NAMES_WIDTH = 44  # characters of a line of techniques
 
 def drawn(found: Serving) -> list[tuple[str, str, Figure]]:
     """File name, alternative text, figure."""
-    of_techniques = f"output tokens of finished requests per step from {q.data(found.room_bytes)}, by technique"
+    running = {serving.title(of.policy): of.served.concurrent_mean for of in found.policies}
+    of_policies = f"what fills the memory, by policy and by block size: sequences {captions.span(running, q.count)}"
+    goodput = {serving.shown(of).replace("`", ""): _goodput(of) for of in found.techniques}
+    of_techniques = (
+        f"output tokens of finished requests per step from {q.data(found.room_bytes)}, by technique: "
+        f"{captions.span(goodput, q.count)}"
+    )
     with style():
-        return [
-            (
-                "serving",
-                "what fills the memory and how many sequences run, by policy and by block size",
-                _memory(found),
-            ),
-            ("serving_techniques", of_techniques, _techniques(found)),
-        ]
+        return [("serving", of_policies, _memory(found)), ("serving_techniques", of_techniques, _techniques(found))]
 
 
 def _memory(found: Serving) -> Figure:

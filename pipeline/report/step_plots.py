@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from pipeline.report import quantities as q
-from pipeline.report.drawing import REFERENCE, figure, label_ends, mark
-from pipeline.report.evidence import Row, group
+from pipeline.report.drawing import LABEL_IN, REFERENCE, figure, label_ends, mark
+from pipeline.report.evidence import Row
+from pipeline.report.panels import grid
 
 Names = Mapping[tuple[str, str], str]
 End = tuple[float, float, str, str]  # x, y, name, colour
@@ -28,21 +30,29 @@ def where(row: Row) -> str:
 
 
 def latency(rows: Sequence[Row], names: Names) -> Figure:
-    shown = [longest(members) for members in group(rows, lambda row: (row.strategy, row.variant)).values()]
-    n_columns = min(3, len(shown))
-    n_rows = math.ceil(len(shown) / n_columns)
-    drawn = figure(2.3 * n_rows + 0.5)
-    panels = list(drawn.subplots(n_rows, n_columns, squeeze=False).flat)
-    for axes, row in zip(panels, shown, strict=False):
+    """A panel for each technique on shared axes, so that they compare; rows are those of one point."""
+    said = (
+        f"decode step at {where(rows[0])} (bold: running median, faint: every step; grey: {rows[0].setting.reference})"
+    )
+    drawn, places = grid([(names[row.strategy, row.variant], mark(row.strategy)) for row in rows], said, "")
+    for axes, row in zip(places, rows, strict=True):
         latency_panel(axes, row)
-        axes.set_title(names[row.strategy, row.variant], color=mark(row.strategy).color)
-        axes.set_xlabel(where(row), fontsize=8, labelpad=1)
-    for axes in panels[len(shown) :]:
-        axes.set_visible(False)
-    reference = rows[0].setting.reference
-    drawn.supxlabel(f"decode step (bold: running median, faint: every step; grey: {reference})", fontsize=10)
-    drawn.supylabel("time of a decode step", fontsize=10)
+        axes.tick_params(labelsize=8)
+    highest = _ordinary([middle for row in rows if (middle := _middle(row))])
+    places[0].set_ylim(0, 1.4 * highest)
+    for axes, row in zip(places, rows, strict=True):
+        if (middle := _middle(row)) and middle > 1.4 * highest:
+            axes.annotate(f"{q.seconds(middle)}, above", (0.5, 0.85), xycoords="axes fraction", ha="center", fontsize=8)
     return drawn
+
+
+def _middle(row: Row) -> float | None:
+    return row.record.cost.technique.tpot_s_p50 if row.record.cost else None
+
+
+def _ordinary(values: Sequence[float]) -> float:
+    """The largest of those that are no more than twice the middle one: what is far slower would flatten the rest."""
+    return max(value for value in values if value <= 2 * statistics.median(values))
 
 
 def latency_panel(axes: Axes, row: Row) -> None:
@@ -57,7 +67,7 @@ def latency_panel(axes: Axes, row: Row) -> None:
     # A rare spike may leave the panel: it would flatten everything else, and the tables have the p90.
     ordinary = max(max(running_median(samples)) for samples, _ in arms)
     axes.set_ylim(0, 1.05 * min(2 * ordinary, max(max(samples) for samples, _ in arms)))
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.tick(q.seconds(value)) if value else "0"))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
@@ -68,53 +78,53 @@ def running_median(samples: Sequence[float], reach: int = 4) -> list[float]:
 
 
 def kv_bytes(rows: Sequence[Row], names: Names) -> Figure:
-    """All techniques in one panel, at the longest length of the smallest batch."""
-    drawn, axes, shown = _by_step(rows, "keys and values held")
-    curves = [(row, row.record.cost.technique.kv_bytes_held) for row in shown if row.record.cost]
+    """All techniques in one panel; rows are those of one point."""
+    drawn, axes = _by_step(rows, "keys and values held")
+    curves = [(row, dict(enumerate(row.record.cost.technique.kv_bytes_held))) for row in rows if row.record.cost]
     axes.set_xlabel("decode step (0: after the prompt)")
     label_ends(drawn, axes, _curves(axes, curves, names))
     return drawn
 
 
 def peak_memory(rows: Sequence[Row], names: Names) -> Figure | None:
-    """As `kv_bytes`, with the weights below; a curve ends where no further step was counted. None without records of
-    it.
+    """As `kv_bytes`, from the weights on, which all need; a curve ends where no further step was counted. None without
+    records of it.
     """
     rows = [row for row in rows if row.record.cost and row.record.cost.technique.step_peak_memory_bytes]
     if not rows:
         return None
-    drawn, axes, shown = _by_step(rows, "peak memory")
-    curves = [(row, row.record.cost.technique.step_peak_memory_bytes) for row in shown if row.record.cost]
+    drawn, axes = _by_step(rows, "peak memory")
+    curves = [(row, row.record.cost.technique.peak_memory_by_step) for row in rows if row.record.cost]
     ends = _curves(axes, curves, names)
-    if predicted := shown[0].record.predicted:
+    if predicted := rows[0].record.predicted:
         axes.axhline(predicted.weight_bytes, color=REFERENCE, linewidth=1, linestyle="--")
         ends.append((axes.get_xlim()[1], predicted.weight_bytes, "weights alone", REFERENCE))
+        bytes_above(axes, predicted.weight_bytes, max(n for _, taken in curves for n in taken.values()))
     axes.set_xlabel("decode step (0: the prompt)")
     label_ends(drawn, axes, ends)
     return drawn
 
 
-def _by_step(rows: Sequence[Row], what: str) -> tuple[Figure, Axes, list[Row]]:
-    """An empty panel, and the rows to draw in it."""
-    point = longest(rows).point
-    shown = [row for row in rows if row.point == point]
-    drawn = figure(3.2)
+def _by_step(rows: Sequence[Row], what: str) -> tuple[Figure, Axes]:
+    """An empty panel, high enough for the names beside it."""
+    drawn = figure(max(3.2, 0.9 + LABEL_IN * (len(rows) + 1)))
     axes = drawn.subplots()
-    axes.set_title(f"{what}, {where(shown[0])}")
-    return drawn, axes, shown
+    axes.set_title(f"{what}, {where(rows[0])}")
+    return drawn, axes
 
 
-def _curves(axes: Axes, curves: Sequence[tuple[Row, Sequence[int]]], names: Names) -> list[End]:
-    """Draws, with a mark where a curve ends, and returns what is to be labelled. The later, the thinner: techniques of
-    one budget hold the same, and each has to be seen.
+def _curves(axes: Axes, curves: Sequence[tuple[Row, dict[int, int]]], names: Names) -> list[End]:
+    """Draws bytes by step, with a mark where a curve ends, and returns what is to be labelled.
+
+    The later, the thinner: techniques of one budget hold the same, and each has to be seen.
     """
     ends = []
     for n_later, (row, taken) in zip(reversed(range(len(curves))), curves, strict=True):
         own, width = mark(row.strategy), 1.2 + 4.5 * n_later / len(curves)
-        drawn = axes.plot(taken, color=own.color, marker=own.marker, markersize=5, markevery=[-1], linewidth=width)
-        drawn[0].set_drawstyle("steps-mid")
-        ends.append((len(taken) - 1.0, float(taken[-1]), names[row.strategy, row.variant], own.color))
-    bytes_by_step(axes, max(n_bytes for _, taken in curves for n_bytes in taken))
+        shape: dict[str, Any] = {"marker": own.marker, "markersize": 5, "markevery": [-1], "linewidth": width}
+        axes.plot(list(taken), list(taken.values()), color=own.color, mfc=own.fill, drawstyle="steps-mid", **shape)
+        ends.append((float(max(taken)), float(taken[max(taken)]), names[row.strategy, row.variant], own.color))
+    bytes_by_step(axes, max(n_bytes for _, taken in curves for n_bytes in taken.values()))
     return ends
 
 
@@ -134,3 +144,10 @@ def bytes_by_step(axes: Axes, highest: float) -> None:
     axes.yaxis.set_major_locator(MultipleLocator(2.0 ** math.ceil(math.log2(highest / 4))))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.tick(q.data(value))))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def bytes_above(axes: Axes, weights: int, highest: int) -> None:
+    """From the weights to the most that was taken."""
+    above = max(highest - weights, 1)
+    axes.set_ylim(weights - 0.05 * above, weights + 1.1 * above)
+    axes.yaxis.set_major_locator(MultipleLocator(2.0 ** math.ceil(math.log2(above / 5))))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.record import Arm
+from pipeline.report import captions
 from pipeline.report import quantities as q
 from pipeline.report.drawing import REFERENCE, Mark, figure, label_ends, mark, style
 from pipeline.report.evidence import group
-from pipeline.report.step_plots import bytes_by_step, running_median
+from pipeline.report.step_plots import bytes_above, bytes_by_step, running_median
 from pipeline.report.study import Repeated
 
 REACH = 16  # steps on either side of a running median
@@ -36,12 +36,16 @@ def drawn(found: Sequence[Repeated]) -> Drawn:
     if not panels:
         return []
     with style():
+        arms = {f"{one.name}, {one.setting.n_new_tokens} new": one.cost.technique for one in found if one.cost}
+        steps = captions.span({name: arm.tpot_s_p50 for name, arm in arms.items()}, q.seconds)
+        held = captions.span({name: float(arm.kv_bytes_held[-1]) for name, arm in arms.items()}, q.data)
+        peaks = captions.span({name: float(arm.peak_memory_bytes or 0) for name, arm in arms.items()}, q.data)
         figures = [
-            ("study_latency", "time of each decode step", _latency(panels)),
-            ("study_kv_bytes", "keys and values held after each decode step", _kv_bytes(panels)),
+            ("study_latency", f"time of each decode step: middle {steps}", _latency(panels)),
+            ("study_kv_bytes", f"keys and values held after each decode step: at the end {held}", _kv_bytes(panels)),
         ]
         weights = next(one.row.record.predicted.weight_bytes for one in found if one.row and one.row.record.predicted)
-        figures.append(("study_memory", "peak memory by decode step", _peak_memory(panels, weights)))
+        figures.append(("study_memory", f"peak memory by decode step: at most {peaks}", _peak_memory(panels, weights)))
     return figures
 
 
@@ -99,9 +103,7 @@ def _peak_memory(panels: Panels, weights: int) -> Figure:
         ends = _thinning(axes, curves, [(list(peaks), list(peaks.values())) for peaks in taken])
         axes.axhline(weights, color=REFERENCE, linewidth=1, linestyle=":")
         ends.append((axes.get_xlim()[1], weights, "weights alone", REFERENCE))
-        above = max(max(peaks.values()) for peaks in taken) - weights
-        axes.set_ylim(weights - 0.05 * above, weights + 1.1 * above)
-        axes.yaxis.set_major_locator(MultipleLocator(2.0 ** math.ceil(math.log2(max(above, 1) / 5))))
+        bytes_above(axes, weights, max(max(peaks.values()) for peaks in taken))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.tick(q.data(value))))
         label_ends(canvas, axes, ends)
     return canvas

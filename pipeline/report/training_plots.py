@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.report import captions
+from pipeline.report import quantities as q
 from pipeline.report.architectures import Architecture
 from pipeline.report.drawing import INK, REFERENCE
 from pipeline.report.panels import look, panels
@@ -23,9 +25,17 @@ def drawn(found: Sequence[Architecture]) -> Drawn:
     read = [one for one in told if one.story and text(one.story)]
     pictures: Drawn = []
     if from_random:
-        pictures.append(("model_recall_curves", "accuracy of answers by training step", _recall(from_random)))
+        solved = {one.name: one.story.solved_at_step for one in from_random if one.story}
+        formed = {name: float(step) for name, step in solved.items() if step is not None}
+        text_of = f"accuracy of answers by training step: formed at step {captions.span(formed, q.count)}" \
+            if formed else "accuracy of answers by training step: formed in none"  # fmt: skip
+        others = [name for name, step in solved.items() if step is None]
+        text_of += f"; not formed: {q.words(others)}" if others else ""
+        pictures.append(("model_recall_curves", text_of, _recall(from_random)))
     if read:
-        pictures.append(("model_text_curves", "loss on text by training step", _text(read)))
+        last = {one.name: text(one.story)[-1][1] for one in read if one.story}
+        said = f"loss on a batch of text by training step, at the end {captions.span(last, q.decimal)} nats"
+        pictures.append(("model_text_curves", said, _text(read)))
     return pictures
 
 

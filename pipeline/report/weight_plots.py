@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from pipeline.record import Interval
+from pipeline.report import captions, weights
 from pipeline.report import quantities as q
-from pipeline.report import weights
 from pipeline.report.architectures import text
 from pipeline.report.drawing import PALETTE, REFERENCE, error_bars, figure, ratio_axis, style
 from pipeline.report.evidence import Row, slug
@@ -28,10 +28,28 @@ def drawn(found: Sequence[Place]) -> Drawn:
         for place in found:
             own = slug(f"{place.model}-{place.workload}-t{place.seq_len}-b{place.batch}")
             if len(place.timed) > 1:
-                pictures.append((f"weights_cost-{own}", f"bytes and times by weights, {place.where}", _cost(place)))
+                text_of = f"bytes and times by weights, {_plain(place)}: {_costs(place.timed)}"
+                pictures.append((f"weights_cost-{own}", text_of, _cost(place)))
             if len([row for row in place.judged if text(row)]) > 1:
-                pictures.append((f"weights_quality-{own}", f"loss by weights, {place.where}", _quality(place)))
+                pictures.append((f"weights_quality-{own}", f"quality by weights, {_losses(place)}", _quality(place)))
     return pictures
+
+
+def _plain(place: Place) -> str:
+    return place.where.replace("`", "")
+
+
+def _costs(rows: Sequence[Row]) -> str:
+    timed = {weights.name(row): row.record.cost for row in rows if row.record.cost}
+    held = {name: float(sum(cost.technique.weight_bytes.values())) for name, cost in timed.items()}
+    steps = {name: cost.tpot_ratio.estimate for name, cost in timed.items()}
+    return f"{captions.span(held, q.data)}; decode step over plain weights {captions.span(steps, q.ratio)}"
+
+
+def _losses(place: Place) -> str:
+    found = {weights.name(row): own.nll_difference.estimate for row in place.judged if (own := text(row))}
+    said = captions.span(found, lambda value: f"{q.signed(value, 3)} nats")
+    return f"{_plain(place)}: loss on text beside plain weights {said}"
 
 
 def _cost(place: Place) -> Figure:
@@ -43,7 +61,7 @@ def _cost(place: Place) -> Figure:
     _ratios(middle, rows, [cost.ttft_ratio for cost in costs], "first token over plain weights")
     _ratios(right, rows, [cost.tpot_ratio for cost in costs], "decode step over plain weights")
     left.set_yticks(range(len(rows)), [weights.name(row) for row in rows])
-    canvas.suptitle(place.where.replace("`", ""), fontsize=10, x=0.01, ha="left")
+    canvas.suptitle(_plain(place), fontsize=10, x=0.01, ha="left")
     return canvas
 
 
@@ -85,7 +103,7 @@ def _quality(place: Place) -> Figure:
     losses = [(at, own.nll_difference) for at, row in enumerate(rows) if (own := text(row))]
     _differences(right, rows, losses, "loss on text beside plain weights, nats")
     left.set_yticks(range(len(rows)), [weights.name(row) for row in rows])
-    canvas.suptitle(place.where.replace("`", ""), fontsize=10, x=0.01, ha="left")
+    canvas.suptitle(_plain(place), fontsize=10, x=0.01, ha="left")
     return canvas
 
 

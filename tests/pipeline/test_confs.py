@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.advise import wish
 from pipeline.config import AXES, Experiment
 from pipeline.fingerprint import targets
 from pipeline.memory import question
@@ -58,7 +59,7 @@ def test_every_named_class_exists(file):
 def test_the_command_in_the_first_line_is_accepted(file):
     shown = file.read_text().splitlines()[0]
     command = re.fullmatch(
-        r"# python -m pipeline\.(run|train|ablations|engines|memory|memory\.tables|serving)( .*)?", shown
+        r"# python -m pipeline\.(run|train|ablations|engines|memory|memory\.tables|serving|advise|report)( .*)?", shown
     )
     assert command, "the first line shows a command that uses the file"
     arguments = [argument for argument in shlex.split(command[2] or "") if argument != "--multirun"]
@@ -68,6 +69,8 @@ def test_the_command_in_the_first_line_is_accepted(file):
             Experiment.from_hydra(compose("config", first_of_sweep))
     if command[1] == "memory":
         question.asked(arguments)
+    if command[1] == "advise":
+        wish.wish(arguments)
     if file in OPTIONS and file.parent.name != "hardware":
         assert any(argument.startswith(choose(file)) for argument in first_of_sweep)
 

@@ -132,7 +132,7 @@ def clone(tmp_path):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     stages = OmegaConf.load(tmp_path / "dvc.yaml")
     for stage in stages.stages.values():
-        outs = [next(iter(out)) for out in stage.get("outs", [])]
+        outs = [next(iter(out)) for kind in ("outs", "metrics") for out in stage.get(kind, [])]
         stage.cmd = "true " + " ".join(f"&& mkdir -p $(dirname {out}) && echo 1 > {out}" for out in outs)
     OmegaConf.save(stages, tmp_path / "dvc.yaml")
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
@@ -169,5 +169,6 @@ def test_make_lists_its_targets():
         "test",
         "lint",
         "report",
+        "dashboard",
         "clean",
     }

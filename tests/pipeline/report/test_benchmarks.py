@@ -117,7 +117,7 @@ def test_the_page_is_the_same_bytes_twice_and_its_tables_and_figures_are_whole(t
     assert once == twice
     text = once[benchmarks.PAGE].decode()
     shown = set(re.findall(r"figures/[^)]+", text))
-    assert shown == {name for name in once if name.startswith("figures/benchmark-")} and len(shown) == 4
+    assert shown == {name for name in once if name.startswith("figures/benchmark-")} and len(shown) == 6
     for target in re.findall(r"\]\((\.\.[^)]+)\)", text):
         assert (tmp_path / "reports" / target).resolve().exists()
     assert "<table>" in MarkdownIt("commonmark").enable("table").render(text)

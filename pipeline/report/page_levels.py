@@ -1,0 +1,98 @@
+"""Interactive charts beside the token level's: architectures by length and bytes, engines by prompts at once."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from pipeline.record import Interval
+from pipeline.report import engine_plots, model_plots
+from pipeline.report import quantities as q
+from pipeline.report.architectures import Architecture, architectures, at, lengths, longest_trained, recall, text
+from pipeline.report.drawing import of_trials
+from pipeline.report.engines import EQUAL_LENGTHS, MIXED, ORDER, Point, Served, points
+from pipeline.report.evidence import BASELINE, Row, group
+from pipeline.report.means import shifted
+from pipeline.report.page_charts import Axis, Chart, Trace, View, bars, bytes_held, plain
+from pipeline.report.page_charts import lengths as length_axis
+from pipeline.report.page_charts import points as marks
+from pipeline.report.panels import look
+
+
+def of_models(rows: Sequence[Row]) -> dict[str, Chart]:
+    """By the name of the figure that it stands for."""
+    found = architectures(rows)
+    return {"model_bytes": Chart([_held(found)]), "model_quality": Chart([_recalled(found), _read(found)])}
+
+
+def of_engines(rows: Sequence[Row]) -> dict[str, Chart]:
+    """Tokens per second, a view for each model and lengths."""
+    alike = [point for point in points(rows) if point.workload in (EQUAL_LENGTHS, MIXED)]
+    asked = group(alike, lambda point: (point.model, point.workload, point.seq_len, point.n_new_tokens))
+    return {"engines": Chart([_throughput(members) for members in asked.values()])}
+
+
+def _held(found: Sequence[Architecture]) -> View:
+    """What holds nothing has no place on a logarithmic axis."""
+    shown = [one for one in found if one.held and min(one.held.values()) > 0]
+    traces = []
+    for one in shown:
+        hover = [f"{q.data(n)}<br>{q.count(seq_len)} tokens" for seq_len, n in one.held.items()]
+        traces.append(marks(one.name, look(one), list(one.held), list(one.held.values()), hover))
+    across = length_axis("prompt tokens", lengths(shown))
+    up = bytes_held("held after the last step", [n for one in shown for n in one.held.values()])
+    return View("bytes held", traces, across, up)
+
+
+def _recalled(found: Sequence[Architecture]) -> View:
+    seq_len = longest_trained(found)
+    recalled = [(one, own) for one in found if (own := recall(at(seq_len, one.recalled)))]
+    placed = [(one, statistics.fmean(task.kv_bytes_held for task in own.tasks), own.accuracy) for one, own in recalled]
+    return View(f"recall at {q.count(seq_len or 0)} tokens", _scatter(placed), _bytes(placed), plain("mean over tasks"))
+
+
+def _read(found: Sequence[Architecture]) -> View:
+    """The interval is that of the difference from the reference."""
+    seq_len = longest_trained(found)
+    read = [(one, own) for one in found if (own := text(at(seq_len, one.recalled)))]
+    placed = [(one, float(own.kv_bytes_held), shifted(own.nll_difference, own.nll_full)) for one, own in read]
+    return View(f"text at {q.count(seq_len or 0)} tokens", _scatter(placed), _bytes(placed), plain("loss, nats"))
+
+
+def _scatter(placed: Sequence[model_plots.Point]) -> list[Trace]:
+    return [
+        marks(one.name, look(one), [held], [value.estimate], [_said(held, value)], [value], mode="markers")
+        for one, held, value in placed
+    ]
+
+
+def _said(held: float, value: Interval) -> str:
+    return f"{q.decimal_interval(value)}<br>{q.data(held)}"
+
+
+def _bytes(placed: Sequence[model_plots.Point]) -> Axis:
+    return bytes_held("bytes held of one sequence", [held for _, held, _ in placed])
+
+
+def _throughput(asked: Sequence[Point]) -> View:
+    first = asked[0]
+    lengths_asked = "mixed lengths" if first.workload == MIXED else q.plural(first.seq_len, "token")
+    traces = [trace for engine in ORDER if (trace := _engine(engine, asked))["x"]]
+    name = f"{first.model}, {lengths_asked}, {q.count(first.n_new_tokens)} new"
+    return View(name, traces, plain("prompts at once", type="category"), plain("new tokens per second"))
+
+
+def _engine(name: str, asked: Sequence[Point]) -> Trace:
+    """The interval is from the slowest trial to the fastest."""
+    served = [(point, rate) for point in asked if (own := point.of(name, BASELINE)) and (rate := _rate(own))]
+    prompts, rates = [q.count(point.n_prompts) for point, _ in served], [rate for _, rate in served]
+    hover = [f"{q.three(rate.estimate)} [{q.three(rate.low)},{q.GLUE}{q.three(rate.high)}]" for rate in rates]
+    return bars(engine_plots.TITLES[name], engine_plots.COLORS[name], prompts, rates, hover)
+
+
+def _rate(served: Served) -> Interval | None:
+    """Tokens per second of the trials; every trial says the same tokens. None where there is no result."""
+    if served.serving is None:
+        return None
+    n_tokens = sum(served.throughput.n_new_tokens)
+    return of_trials([n_tokens / taken for taken in served.serving.wall_s])

@@ -19,8 +19,6 @@ from pipeline.report import (
     judged,
     machines,
     notes,
-    page,
-    page_figures,
     ranking,
     sections,
     sentences,
@@ -31,6 +29,8 @@ from pipeline.report.claims import pages as claim_pages
 from pipeline.report.engines import ENGINE
 from pipeline.report.evidence import ABLATION, MODEL, SYSTEM, Row, Setting, group
 from pipeline.report.means import differs
+from pipeline.report.page import figures as page_figures
+from pipeline.report.page import render as page
 from pipeline.report.parts import FIGURES, Files, Gallery, Level, Part, Picture, Technique
 from pipeline.report.tables import Table
 from pipeline.study import LEVEL as STUDY

@@ -11,7 +11,7 @@ from pipeline.report.ceiling_plots import Pair
 from pipeline.report.cost_plots import OFF_SCALE
 from pipeline.report.drawing import INK, Mark, mark
 from pipeline.report.evidence import Row, fullest
-from pipeline.report.page_charts import HIDDEN, Chart, View, names, plain, points, ratios
+from pipeline.report.page.charts import HIDDEN, Chart, View, names, plain, points, ratios
 from pipeline.report.tradeoff import Both
 
 Names = Mapping[tuple[str, str], str]

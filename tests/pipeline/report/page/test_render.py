@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from pipeline.report import page, page_order, render
+from pipeline.report import render
 from pipeline.report.drawing import mark
+from pipeline.report.page import order as page_order
+from pipeline.report.page import render as page
 from tests.pipeline.report import factory
 
 VENDOR = page.HERE / "vendor"

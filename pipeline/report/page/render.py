@@ -21,8 +21,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from PIL import Image
 
-from pipeline.report import page_order
-from pipeline.report.page_charts import Chart
+from pipeline.report.page import order as page_order
+from pipeline.report.page.charts import Chart
 
 PAGE = "index.html"
 FIRST = "report.md"
@@ -59,7 +59,7 @@ def build(files: Mapping[str, bytes], charts: Mapping[str, Chart], environment: 
     documents = [_document(name, files, charts) for name in names]
     drawn = {path: charts[path].json for document in documents for path in document.drawn}
     return (
-        environment.get_template("page.html.j2")
+        environment.get_template("page/page.html.j2")
         .render(
             documents=documents,
             charts=json.dumps(drawn, allow_nan=False, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/"),

@@ -13,7 +13,7 @@ from pipeline.report.drawing import INK, mark
 from pipeline.report.equal_bytes import compared
 from pipeline.report.evidence import Row, group, held_share, label
 from pipeline.report.means import N_RESAMPLES, SEED, accuracies, mean_difference, shifted, tasks_of
-from pipeline.report.page_charts import Axis, Chart, Trace, View, budgets, names, plain, points, shares
+from pipeline.report.page.charts import Axis, Chart, Trace, View, budgets, names, plain, points, shares
 from pipeline.report.tables import PROTOCOL
 
 Names = Mapping[tuple[str, str], str]

@@ -13,9 +13,9 @@ from pipeline.report.drawing import of_trials
 from pipeline.report.engines import EQUAL_LENGTHS, MIXED, ORDER, Point, Served, points
 from pipeline.report.evidence import BASELINE, Row, group
 from pipeline.report.means import shifted
-from pipeline.report.page_charts import Axis, Chart, Trace, View, bars, bytes_held, plain
-from pipeline.report.page_charts import lengths as length_axis
-from pipeline.report.page_charts import points as marks
+from pipeline.report.page.charts import Axis, Chart, Trace, View, bars, bytes_held, plain
+from pipeline.report.page.charts import lengths as length_axis
+from pipeline.report.page.charts import points as marks
 from pipeline.report.panels import look
 
 

@@ -12,7 +12,7 @@ from pipeline.report import verdicts
 from pipeline.report.cost_plots import OFF_SCALE
 from pipeline.report.drawing import REFERENCE, mark
 from pipeline.report.evidence import Row, fullest, group, label
-from pipeline.report.page_charts import (
+from pipeline.report.page.charts import (
     HIDDEN,
     Axis,
     Chart,

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pipeline.report import (
-    architectures,
-    engines,
-    evidence,
-    page_ceilings,
-    page_cost,
-    page_levels,
-    page_quality,
-    tradeoff,
-)
+from pipeline.report import architectures, engines, evidence, tradeoff
 from pipeline.report.evidence import ABLATION, MODEL, Row, Setting, group, slug
-from pipeline.report.page_charts import Chart
+from pipeline.report.page import ceilings as page_ceilings
+from pipeline.report.page import cost as page_cost
+from pipeline.report.page import levels as page_levels
+from pipeline.report.page import quality as page_quality
+from pipeline.report.page.charts import Chart
 from pipeline.report.parts import FIGURES
 
 Found = Iterator[tuple[str, Chart]]

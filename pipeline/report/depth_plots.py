@@ -29,7 +29,7 @@ def recall(rows: Sequence[Row], names: Names) -> Figure | None:
     shown = _losing(rows)
     if not shown:
         return None
-    said = f"depth of the needle, share of {q.count(rows[0].cell.seq_len)} tokens"
+    said = f"depth of the needle, % of {q.count(rows[0].cell.seq_len)} tokens"
     marks = " (filled: {}; open: {}; grey: {})".format(*PROTOCOL.values(), rows[0].setting.reference)
     titles = [(names[row.strategy, row.variant], mark(row.strategy)) for row in shown]
     canvas, places = grid(titles, said + marks, "recall")
@@ -51,7 +51,7 @@ def recall(rows: Sequence[Row], names: Names) -> Figure | None:
             )  # fmt: skip
         axes.set_ylim(-0.06, 1.08)
         axes.xaxis.set_major_locator(FixedLocator(range(N_PARTS)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda part, _: f"≤{100 * (part + 1) / N_PARTS:.0f}{q.GLUE}%"))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda part, _: f"≤{100 * (part + 1) / N_PARTS:.0f}"))
         axes.yaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
         axes.tick_params(labelsize=8)
     return canvas

@@ -19,7 +19,7 @@ CEILING = {"symbol": "line-ns-open", "size": 16, "color": INK, "line": {"width":
 
 
 def roofline(rows: Sequence[Row], named: Names) -> dict[str, Chart]:
-    """Rows that were timed, at the point where most were: rates, each with the ceiling measured beside it."""
+    """Rows that were timed, at the point where most were: rates, each with the highest ceiling."""
     shown = [row for row in fullest(rows, rows) if row.record.cost and row.record.predicted]
     if not shown:
         return {}
@@ -31,7 +31,7 @@ def roofline(rows: Sequence[Row], named: Names) -> dict[str, Chart]:
 def _achieved(rows: Sequence[Row], named: Names, of: Callable[[Row], Pair], what: str, unit: str) -> View:
     """The interval is from the slowest trial to the fastest."""
     lines = [named[row.strategy, row.variant] for row in rows]
-    pairs = [of(row) for row in rows]
+    pairs = [pair for _, pair in ceiling_plots.achieved(rows, of)]
     ceilings = [ceiling for ceiling, _ in pairs]
     said = [q.per_second(ceiling, unit) for ceiling in ceilings]
     ceiling = points("measured ceiling", Mark(INK, "o"), ceilings, lines, said, mode="markers", marker=CEILING)

@@ -92,6 +92,15 @@ def test_a_rate_above_its_ceiling_is_said(tmp_path: Path) -> None:
         assert text.endswith("1 technique above it") == said
 
 
+def test_the_ceiling_is_the_highest_that_was_measured(tmp_path: Path) -> None:
+    busy, idle = factory.timed("full"), factory.timed("snapkv")
+    assert busy.cost and idle.cost
+    low = busy.cost.model_copy(update={"copy_bandwidth_bytes_per_s": idle.cost.copy_bandwidth_bytes_per_s / 3})
+    found = rows(tmp_path, busy.model_copy(update={"cost": low}), idle)
+    ceilings = [at for _, (at, _) in ceiling_plots.achieved(found, ceiling_plots.bandwidth)]
+    assert ceilings == [idle.cost.copy_bandwidth_bytes_per_s] * 2
+
+
 def test_what_holds_nothing_is_said_where_no_mark_can_be(tmp_path: Path) -> None:
     found = rows(tmp_path, factory.timed("full"), factory.timed("no_cache", ratio=9.0))
     drawn = ceiling_plots.predicted(found, evidence.labels(found))

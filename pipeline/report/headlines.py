@@ -53,7 +53,8 @@ def _of_machine(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     judged = [row for row in rows if row.record.quality and row.in_trained_length]
     found: dict[str, dict[str, float]] = {}
     for measured, at_length, numbers in ((timed, costs, _cost), (judged, qualities, _quality)):
-        own = [row for row in rows if measured and row.setting == largest(measured)]
+        setting = largest(measured) if measured else None
+        own = [row for row in rows if row.setting == setting]
         names = labels(own)
         for row in at_length(own):
             found.setdefault(names[row.strategy, row.variant], {}).update(numbers(row))

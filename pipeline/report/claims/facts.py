@@ -140,7 +140,8 @@ def exact(value: float) -> Interval:
 
 def selected(facts: Sequence[Fact], cells: Mapping[str, Any]) -> list[Fact]:
     """A coordinate has the value, one of a list, or lies between `min` and `max`."""
-    wanted = cells if "part" in cells else {**USUAL, **cells}
+    # What is asked for comes first: it tells most facts apart, and of many records each is looked at for every claim.
+    wanted = cells if "part" in cells else {**cells, **USUAL, **cells}
     return [fact for fact in facts if all(_fits(fact.where.get(key), value) for key, value in wanted.items())]
 
 
@@ -155,6 +156,6 @@ def _fits(found: Any, wanted: Any) -> bool:
 def partners(fact: Fact, facts: Sequence[Fact], against: Mapping[str, Any]) -> list[Fact]:
     """All that differs from `fact` only in `against`; a budget differs only from that of a cache that keeps all."""
     same = {key: value for key, value in fact.where.items() if key not in against and key != BUDGET}
-    found = selected(facts, {**same, **against})
+    found = selected(facts, {**against, **same})
     budgets = [(other, {fact.where.get(BUDGET), other.where.get(BUDGET)}) for other in found]
     return [other for other, kept in budgets if len(kept) == 1 or None in kept]

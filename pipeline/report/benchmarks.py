@@ -19,6 +19,7 @@ from pipeline.report.tables import Table, link, why_empty
 
 PAGE = "benchmarks.md"
 FIGURES = "figures"
+ORDER = (bars.MET, NOISE, MISSED, REPORTED)
 LINEAR = 0.05  # of the largest peak, within which a straight line counts as one
 Files = dict[str, bytes]
 Lengths = list[tuple[int, Interval]]
@@ -109,7 +110,7 @@ def _counted(judged: Sequence[Judged]) -> str:
     if not judged:
         return "no technique that has bars was measured."
     counts = group(judged, lambda line: line.verdict.removesuffix(bars.ONE_TRIAL))
-    said = q.words(f"{q.count(len(lines))} {verdict}" for verdict, lines in counts.items())
+    said = q.words(f"{q.count(len(counts[verdict]))} {verdict}" for verdict in ORDER if verdict in counts)
     lines = [line for line in judged if line.is_defect]
     found = q.words(dict.fromkeys(f"`{label(line.strategy)}`" for line in lines)) if lines else ""
     worse = f" Missed and worse than our own full cache, a defect: {found}." if found else ""

@@ -26,6 +26,7 @@ from pipeline.report import (
 )
 from pipeline.report.advice import use_cases as advice
 from pipeline.report.claims import pages as claim_pages
+from pipeline.report.contents import with_contents
 from pipeline.report.engines import ENGINE
 from pipeline.report.evidence import ABLATION, MODEL, SYSTEM, Row, Setting, group
 from pipeline.report.means import differs
@@ -185,7 +186,7 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
         beside=machines.parts(found),
         not_measured=context.not_measured(failed, reports_dir) if failed else None,
     )
-    pages = {REPORT: text.encode(), **benchmarks.render(found, environment, reports_dir, plan)}
+    pages = {REPORT: with_contents(text).encode(), **benchmarks.render(found, environment, reports_dir, plan)}
     pages |= claim_pages.render(claims, environment, reports_dir)
     files = {**pages, **gallery.files()}
     charts = page_figures.charts(renderer.rows, renderer.of, renderer.slugs)

@@ -10,7 +10,6 @@ import base64
 import io
 import itertools
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -21,6 +20,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from PIL import Image
 
+from pipeline.report import contents
 from pipeline.report.page import order as page_order
 from pipeline.report.page.charts import Chart
 
@@ -90,7 +90,7 @@ def _anchor(tokens: Sequence[Token], document: Document) -> None:
     for opening, content in itertools.pairwise(tokens):
         if opening.type == "heading_open":
             level, text = int(opening.tag[1]), _text(content)
-            slug = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+            slug = contents.anchor(text)
             number = taken[slug] = taken.get(slug, -1) + 1
             anchor = document.stem if level == 1 else _target(document.name, f"{slug}-{number}" if number else slug)
             opening.attrSet("id", anchor)

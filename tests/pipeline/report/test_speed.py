@@ -17,7 +17,8 @@ MACHINES = ("machine-a", "machine-b", "machine-c")
 TECHNIQUES = sorted(path.stem for path in Path("conf/strategy").glob("*.yaml") if not path.stem.startswith("hf_"))
 COST = [(seq_len, batch) for seq_len in (256, 512, 1024, 2048, 4096, 8192, 16384, 32768) for batch in (1, 4)]
 QUALITY = (64, 128, 256, 384, 512, 768, 1024)
-N_RECORDS, AT_MOST_S, AT_MOST_BYTES = 2000, 60, 2 << 30
+# Twice what it takes on a quiet machine of two slow cores, so that a busy one does not fail.
+N_RECORDS, AT_MOST_S, AT_MOST_BYTES = 2000, 120, 4 << 30
 # Processor time, where figures are drawn by several processes their share: the clock would count whatever else runs.
 PROGRAM = """
 import json, os, resource, sys
@@ -40,8 +41,7 @@ def records() -> Iterator[Record]:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
-def test_two_thousand_records_are_rendered_in_a_minute_and_two_gigabytes(tmp_path: Path) -> None:
+def test_two_thousand_records_are_rendered_in_two_minutes_and_four_gigabytes(tmp_path: Path) -> None:
     own = list(records())[: -(-N_RECORDS // len(MACHINES))]
     for machine in MACHINES:
         factory.store(own, tmp_path / "results", machine)

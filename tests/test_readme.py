@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from pipeline import ROOT
 from pipeline.config import Experiment
 from pipeline.refusals import CONF
+from pipeline.report.contents import anchor
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^(?:\$ )?python -m pipeline\.run( .*?)?(?: +#.*)?$", README, re.MULTILINE)
@@ -46,9 +47,9 @@ def test_every_command_is_accepted_or_refused_as_shown(command):
 def test_every_link_leads_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
-    headings = {line.lower().replace(" ", "-") for line in re.findall(r"^#+ (.*)$", README, re.MULTILINE)}
-    for anchor in re.findall(r"\]\(#([\w-]+)\)", README):
-        assert anchor in headings, anchor
+    headings = {anchor(line) for line in re.findall(r"^#+ (.*)$", README, re.MULTILINE)}
+    for named in re.findall(r"\]\(#([\w-]+)\)", README):
+        assert named in headings, named
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,16 @@ def test_techniques_of_one_figure_differ_in_colour_and_in_shape() -> None:
     assert len({drawing.mark(name) for name in NAMES}) == len(NAMES)
 
 
+def test_no_two_published_techniques_look_the_same() -> None:
+    names = [path.stem for path in Path("conf/strategy").glob("*.yaml")]
+    assert len({drawing.mark(name) for name in names}) == len(names) > 20
+
+
 def test_a_mark_depends_on_nothing_but_the_name() -> None:
     before = [drawing.mark(name) for name in NAMES]
     drawing.mark("a technique that was added later")
     assert [drawing.mark(name) for name in NAMES] == before
-    assert drawing.mark("sliding_window") == drawing.Mark("#0072B2", "P")
+    assert drawing.mark("sliding_window") == drawing.Mark("#E69F00", "^")
 
 
 @pytest.mark.parametrize("values", [[0.5] * 5, [0.1, 0.11, 0.9], [1.0, 1.0, 0.0, 0.02], [0.4]])

@@ -19,7 +19,7 @@ def test_techniques_of_one_figure_differ_in_colour_and_in_shape() -> None:
 
 
 def test_no_two_published_techniques_look_the_same() -> None:
-    names = [path.stem for path in Path("conf/strategy").glob("*.yaml")]
+    names = {path.stem for path in Path("conf/strategy").glob("*.yaml")} - {"native"}  # which architectures bring along
     assert len({drawing.mark(name) for name in names}) == len(names) > 20
 
 

@@ -17,8 +17,9 @@ MACHINES = ("machine-a", "machine-b", "machine-c")
 TECHNIQUES = sorted(path.stem for path in Path("conf/strategy").glob("*.yaml") if not path.stem.startswith("hf_"))
 COST = [(seq_len, batch) for seq_len in (256, 512, 1024, 2048, 4096, 8192, 16384, 32768) for batch in (1, 4)]
 QUALITY = (64, 128, 256, 384, 512, 768, 1024)
-# Twice what it takes on a quiet machine of two slow cores, so that a busy one does not fail.
-N_RECORDS, AT_MOST_S, AT_MOST_BYTES = 2000, 120, 4 << 30
+# Twice the time that it takes on a quiet machine of two slow cores, so that a busy one does not fail.
+N_RECORDS, AT_MOST_S, AT_MOST_BYTES = 2000, 120, 2 << 30
+# Memory of this program alone: what it reports of itself as a process begins with that of the one that started it.
 # Processor time, where figures are drawn by several processes their share: the clock would count whatever else runs.
 PROGRAM = """
 import json, os, resource, sys
@@ -28,7 +29,8 @@ files = render(Path(sys.argv[1]), Path(sys.argv[2]))
 used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 own, others = (one.ru_utime + one.ru_stime for one in used)
 seconds = own + others / (os.cpu_count() or 1)
-print(json.dumps({"seconds": seconds, "bytes": max(one.ru_maxrss for one in used) << 10, "files": len(files)}))
+held = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+print(json.dumps({"seconds": seconds, "bytes": max(held, used[1].ru_maxrss) << 10, "files": len(files)}))
 """
 
 
@@ -41,7 +43,7 @@ def records() -> Iterator[Record]:
 
 
 @pytest.mark.slow
-def test_two_thousand_records_are_rendered_in_two_minutes_and_four_gigabytes(tmp_path: Path) -> None:
+def test_two_thousand_records_are_rendered_in_two_minutes_and_two_gigabytes(tmp_path: Path) -> None:
     own = list(records())[: -(-N_RECORDS // len(MACHINES))]
     for machine in MACHINES:
         factory.store(own, tmp_path / "results", machine)

@@ -77,14 +77,17 @@ class Row:
             return Streamed(plain.model, plain.cache, self.cell.seq_len)
         return plain if self._takes is None else Widened(plain.model, plain.cache)
 
-    def tried(self) -> Bench:
-        """Ready to be timed: a short prompt and a step went through. Raises whatever the technique raises."""
+    def tried(self) -> tuple[Bench, bool]:
+        """Ready to be timed, since a short prompt and a step went through; and whether that is the device's work alone.
+
+        Raises whatever the technique raises.
+        """
         bench = Bench.of(self.cell, self.experiment)
         prompt = torch.zeros(self.cell.batch, TRIED_TOKENS, dtype=torch.long, device=self.cell.device)
         with self.decoder(bench.arms.technique) as decoder:
             decoder.feed(prompt)
             decoder.feed(prompt[:, :1])
-        return bench
+            return bench, decoder.stays_on_device
 
     def measured(self, predicted: Predicted, cost: Cost, wall_s: float) -> Record:
         return self._record(status="ok", predicted=predicted, cost=cost, wall_s=wall_s)

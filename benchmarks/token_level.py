@@ -2,17 +2,18 @@
 
     python -m benchmarks.token_level [--grid] [--only NAME[,NAME…]] [HYDRA_OVERRIDE …]
 
-Without --grid what has a bar: one prompt of 4,096 tokens, and steps after many tokens. What is measured stands in
-token_level.yaml. Each arm becomes a record of level `benchmark`; a record that still holds is kept, and what is missing
-is timed together with a reference of its own. In records of workload `against_dynamic_cache`, `cost.full` is
-DynamicCache with stock attention and `cost.full_again` is DynamicCache once more; in those of workload
-`seen` they are the same technique after the fewest tokens. Where an arm did not read a prompt for each row, the time to
-its first token is NaN.
+Without --grid what has a bar: one prompt of 4,096 tokens, and steps after many tokens; on a GPU the points that are
+there for one. What is measured stands in token_level.yaml. Each arm becomes a record of level `benchmark`; a record
+that still holds is kept, and what is missing is timed together with a reference of its own. In records of workload
+`against_dynamic_cache`, `cost.full` is DynamicCache with stock attention and `cost.full_again` is DynamicCache once
+more; in those of workload `seen` they are the same technique after the fewest tokens. Where an arm did not read a
+prompt for each row, the time to its first token is NaN.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 import sys
 import time
@@ -46,10 +47,11 @@ def run(overrides: Sequence[str] = (), *, whole_grid: bool = False, only: Sequen
     Raises ValueError for options that mean nothing and for a corrupt record.
     """
     plan = bars.load()
-    found = names(plan, only, judged=not whole_grid and not only)
-    points = [*plan.default, *(plan.grid if whole_grid else [])]
-    asked = _by_point(row for point in points for row in rows(found, [*_at(plan, point), *overrides]))
-    streaming = [name for name in found if name not in plan.skipped and decides_every_step(name)]
+    on_gpu = hardware.has_cuda()
+    found = names(plan, only, judged=not (whole_grid or only or on_gpu))
+    points = plan.cuda if on_gpu else [*plan.default, *(plan.grid if whole_grid else [])]
+    asked = _by_point(row for point in points for row in rows(_of(point, found), [*_at(plan, point), *overrides]))
+    streaming = [name for name in found if name not in plan.skipped and decides_every_step(name) and not on_gpu]
     streams = list(rows(streaming, [*STREAMS, *overrides], SEEN))
     locks = asked[0][0].experiment.results_path / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
@@ -77,14 +79,21 @@ def _by_point(asked: Iterable[Row]) -> list[list[Row]]:
     return [list(members.values()) for members in points.values()]
 
 
+def _of(point: Point, found: Sequence[str]) -> list[str]:
+    return [name for name in found if not point.arms or name in point.arms]
+
+
 def _at(plan: Plan, point: Point) -> list[str]:
-    where = [f"model={point.model}", f"workload.seq_len={point.seq_len}", f"workload.batch={point.batch}"]
+    where = [f"model={point.model}", f"workload.seq_len={point.seq_len}", f"workload.batch={point.batch}",
+             f"dtype={point.dtype}"]  # fmt: skip
     return [*POINTS, f"strategy@baseline={plan.reference}", *where]
 
 
 def _point(members: Sequence[Row], plan: Plan) -> Iterator[tuple[Row, Record]]:
-    """All arms of one point."""
-    ready: list[tuple[Row, Bench]] = []
+    """All arms of one point. Those whose steps the host takes part in are timed by themselves: no graph holds such a
+    step, and where one arm has none, none has.
+    """
+    ready: dict[bool, list[tuple[Row, Bench]]] = {True: [], False: []}
     with timing.pinned_threads(members[0].experiment.n_threads):
         for row in members:
             if why := plan.skipped.get(row.cell.strategy):
@@ -93,11 +102,13 @@ def _point(members: Sequence[Row], plan: Plan) -> Iterator[tuple[Row, Record]]:
                 yield row, kept
             else:
                 try:
-                    ready.append((row, row.tried()))
+                    bench, stays = row.tried()
+                    ready[stays].append((row, bench))
                 except Exception as error:
                     yield row, row.failed(error)
-        for group in _groups(ready):
-            yield from _timed(group)
+        for alike in ready.values():
+            for group in _groups(alike):
+                yield from _timed(group)
 
 
 def _groups(ready: Sequence[tuple[Row, Bench]]) -> Iterator[list[tuple[Row, Bench]]]:
@@ -114,7 +125,8 @@ def _groups(ready: Sequence[tuple[Row, Bench]]) -> Iterator[list[tuple[Row, Benc
 
 
 def _timed(group: Sequence[tuple[Row, Bench]]) -> Iterator[tuple[Row, Record]]:
-    """Arms in turns with DynamicCache and, once more, DynamicCache."""
+    """Arms in turns with DynamicCache and, once more, DynamicCache. Where one fails, each is tried by itself."""
+    gc.collect()  # caches of the group before
     started = time.perf_counter()
     first, bench = group[0]
     _say(first, len(group))
@@ -127,7 +139,10 @@ def _timed(group: Sequence[tuple[Row, Bench]]) -> Iterator[tuple[Row, Record]]:
     try:
         samples = bench.timed(arms | {"dynamic": stock, "dynamic_again": stock})
     except Exception as error:
-        yield from ((row, row.failed(error)) for row, _ in group)
+        if len(group) == 1:
+            yield first, first.failed(error)
+        else:
+            yield from (done for member in group for done in _timed([member]))
         return
     wall_s = time.perf_counter() - started
     for row, own in group:
@@ -151,7 +166,7 @@ def _stream(members: Sequence[Row]) -> Iterator[tuple[Row, Record]]:
     first, longest = members[0], members[-1]
     _say(longest, len(members))
     try:
-        benches = [row.tried() for row in members]
+        benches = [row.tried()[0] for row in members]
         arms = {
             str(row.cell.seq_len): arm_of(row, own.arms.technique) for row, own in zip(members, benches, strict=True)
         }

@@ -33,16 +33,18 @@ class _Frozen(BaseModel):
 
 
 class Point(_Frozen):
-    """One setting in which all arms are timed together."""
+    """One setting in which all arms are timed together; no `arms` means all."""
 
     model: str
     seq_len: int
     batch: int
+    dtype: str = "float32"
+    arms: list[str] = []
 
     def holds(self, record: Record) -> bool:
         cell = record.cell
         there = cell.model == self.model and cell.seq_len == self.seq_len and cell.batch == self.batch
-        return there and cell.workload == AGAINST
+        return there and cell.dtype == self.dtype and cell.workload == AGAINST
 
 
 class Bar(_Frozen):
@@ -62,6 +64,7 @@ class Plan(_Frozen):
     skipped: dict[str, str]
     default: list[Point]
     grid: list[Point]
+    cuda: list[Point] = []
     judged_at: Point
     bars: dict[str, Bar]
 

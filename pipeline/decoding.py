@@ -52,6 +52,12 @@ class Decoder:
         """What lies outside the model's device, beside `kv_bytes_held`; a cache that moves nothing does not say so."""
         return int(getattr(self.cache, "bytes_offloaded", 0))
 
+    @property
+    def stays_on_device(self) -> bool:
+        """Whether a step is all the device's own work; what waits on the host, beside a GPU, takes part in it."""
+        elsewhere = self.kv_bytes_offloaded or getattr(self.cache, "offloading", False)
+        return self.model.device.type == "cpu" or not elsewhere
+
     def foresee(self, ids_BT: Tensor, n_prompt: int) -> None:
         """Show a cache that asks for it what will follow: `ids_BT` starts with the prompt, which is fed afterwards."""
         if self.cache is not None and hasattr(self.cache, "foresee"):

@@ -80,6 +80,7 @@ class Arm(_Frozen):
     ttft_s: list[float]  # one per prefill trial; empty where another arm's prefill was copied
     tpot_s: list[float]  # mean seconds per decode step, one per decode trial
     step_s: list[float]  # every decode step, in order
+    launched_step_s_p50: float | None = None  # where those are CUDA graphs: of a step that Python launches
     weight_bytes: dict[str, int] = {}  # by component, of the tensors that hold them
     kv_bytes_held: list[int]  # after every decode step; the first entry is right after prefill
     kv_bytes_logical: int  # bytes of the tokens that are kept, after the last step
@@ -112,6 +113,7 @@ class Cost(_Frozen):
     aa_tpot_ratio: Interval
     copy_bandwidth_bytes_per_s: float  # measured in the same process
     matmul_flop_per_s: float
+    link_bandwidth_bytes_per_s: float | None = None  # from the host's memory to the device; None where that is the host
     decode_bandwidth_share: float  # achieved / measured bandwidth, of the bytes the step must read
     prefill_flop_share: float
 

@@ -1,5 +1,7 @@
 """Paired timing: every arm does the same work on the same tokens, interleaved in random order within each trial.
 
+On CUDA a decode step is timed as one graph; see `pipeline.graphs`.
+
 The unit is the trial: one log-ratio each, and a bootstrap interval over them. An arm that is the reference once more
 (A/A) shows the noise floor; where there is time for one prefill only, it goes on from a copy of the reference's.
 Shapes: B sequences, T prompt tokens, N tokens to decode.
@@ -13,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,13 +24,15 @@ from torch import Tensor
 from pipeline import intervals
 from pipeline.decoding import Decoder
 from pipeline.finite import require_finite
+from pipeline.graphs import Graphs
 from pipeline.memory.measured import Ceilings, peak_growths
 from pipeline.record import Arm, Cost, Predicted
 
 NewDecoder = Callable[[], Decoder]  # an arm: each call starts afresh
-WARM_UP_TOKENS = 64  # of the prompt, before prefill is timed
+WARM_UP_TOKENS = {"cpu": 64, "cuda": 8192}  # of the prompt, before prefill is timed: kernels go by size on a GPU
 WARM_UP_STEPS = 1  # before decode is timed
 COUNTING_S = 0.35  # after which the memory of no further step is counted; the first one always is
+N_LAUNCHED = 40  # steps that are launched before any is captured: an encoding by groups does not do the same in each
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Samples:
 
     ttft_s: list[float] = field(default_factory=list)
     block_step_s: list[list[float]] = field(default_factory=list)
+    launched_step_s: list[float] = field(default_factory=list)  # where those of block_step_s are graphs
     kv_bytes_held: list[int] = field(default_factory=list)
     kv_bytes_logical: int = 0
     kv_bytes_offloaded: int = 0
@@ -143,6 +149,7 @@ def _measure(arms: Mapping[str, NewDecoder], prompt_BT: Tensor, stream_BN: Tenso
     samples = {name: Samples() for name in arms}
     decoders = _prefilled(arms, prompt_BT, stream_BN, samples, plan, rng)
     decode_BN = stream_BN[:, WARM_UP_STEPS:]
+    graphs = _graphs(arms, decoders, decode_BN, samples) if prompt_BT.is_cuda else None
     if not plan.counts_along:
         _count_memory(arms, decoders, decode_BN, samples)
     orders = trial_orders(list(arms), plan.n_decode_trials, rng, plan.max_s / 2, at_least=2)
@@ -150,13 +157,13 @@ def _measure(arms: Mapping[str, NewDecoder], prompt_BT: Tensor, stream_BN: Tenso
         if plan.counts_along:
             _count_memory(arms, decoders, block_BN[:, :1], samples)
         for name in order:
-            _time_decode(decoders[name], block_BN, samples[name])
+            _time_decode(decoders[name], block_BN, samples[name], graphs)
     return samples
 
 
 def _warm_up(arms: Mapping[str, NewDecoder], prompt_BT: Tensor) -> None:
-    """The first call of anything pays for kernels and pages; a short prompt is enough to pay for them."""
-    start_BT = prompt_BT[:, :WARM_UP_TOKENS]
+    """The first call of anything pays for kernels and pages; the start of the prompt is enough to pay for them."""
+    start_BT = prompt_BT[:, : WARM_UP_TOKENS[prompt_BT.device.type]]
     for new_decoder in arms.values():
         with new_decoder() as decoder:
             decoder.foresee(torch.cat([start_BT, start_BT[:, -1:]], dim=1), start_BT.shape[1])
@@ -266,16 +273,69 @@ def _not_copied(decoder: Decoder) -> Iterator[object]:
     yield from (part for part in getattr(decoder.cache, "__dict__", {}).values() if isinstance(part, torch.Stream))
 
 
-def _time_decode(decoder: Decoder, tokens_BN: Tensor, samples: Samples) -> None:
+def _graphs(
+    arms: Mapping[str, NewDecoder], decoders: Mapping[str, Decoder], decode_BN: Tensor, samples: Mapping[str, Samples]
+) -> Graphs | None:
+    """For the steps that are timed afterwards, once each arm has launched such steps from Python.
+
+    What happens for the first time, a compilation say, cannot happen in a capture. And how long a step takes when it is
+    launched so is a result: it is what a loop without graphs waits for. None where a step of any arm cannot be
+    captured, since it waits for the device or for the host: then all are launched from Python.
+    """
+    graphs: Graphs | None = Graphs()
+    launched: dict[NewDecoder, list[float]] = {}
+    for name, new_decoder in arms.items():
+        if graphs is None or new_decoder in launched:
+            continue
+        try:
+            launched[new_decoder] = _launched(decoders[name], decode_BN[:, :N_LAUNCHED], graphs)
+        except RuntimeError:  # a memory that is full will be so again, where it is an error
+            graphs = None
+        gc.collect()  # the copy
+    if graphs is not None:
+        for name, new_decoder in arms.items():
+            samples[name].launched_step_s = launched[new_decoder]
+    torch.cuda.empty_cache()  # for the memory of graphs, which does not come from what is unused
+    return graphs
+
+
+def _launched(decoder: Decoder, tokens_BN: Tensor, graphs: Graphs) -> list[float]:
+    """Seconds of each step of a copy, until the device is done with it; the last one is captured, to see that it can.
+
+    Raises RuntimeError where it cannot.
+    """
+    if not decoder.stays_on_device:
+        raise RuntimeError("a part of each step is the host's")
+    taken: list[float] = []
+    *first, last = tokens_BN.split(1, dim=1)
+    with _copy(decoder) as again:
+        for tokens_B1 in first:
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            _step(again, tokens_B1)
+            torch.cuda.synchronize()
+            taken.append(time.perf_counter() - started)
+        graphs.captured(partial(_step, again, last))()
+    return taken
+
+
+def _time_decode(decoder: Decoder, tokens_BN: Tensor, samples: Samples, graphs: Graphs | None) -> None:
     """One block of steps, each fed one given token: all arms do the same work, whatever they would have said."""
     watch = Stopwatch(tokens_BN.device)
     with decoder:
         for tokens_B1 in tokens_BN.split(1, dim=1):
+            step: Callable[[], object] = partial(_step, decoder, tokens_B1)
+            if graphs is not None:
+                step = graphs.captured(step)
             with watch.lap():
-                decoder.feed(tokens_B1).argmax(-1)
+                step()
             samples.kv_bytes_held.append(decoder.kv_bytes_held)
     samples.block_step_s.append(watch.seconds())
     samples.kv_bytes_logical, samples.kv_bytes_offloaded = decoder.kv_bytes_logical, decoder.kv_bytes_offloaded
+
+
+def _step(decoder: Decoder, tokens_B1: Tensor) -> None:
+    decoder.feed(tokens_B1).argmax(-1)
 
 
 def cost(
@@ -319,6 +379,7 @@ def summarise(samples: Samples, batch: int, weights: dict[str, int]) -> Arm:
         ttft_s=samples.ttft_s,
         tpot_s=samples.tpot_s,
         step_s=steps,
+        launched_step_s_p50=float(np.median(samples.launched_step_s)) if samples.launched_step_s else None,
         weight_bytes=weights,
         kv_bytes_held=samples.kv_bytes_held,
         kv_bytes_logical=samples.kv_bytes_logical,

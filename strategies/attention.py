@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
@@ -27,6 +28,11 @@ _attached: ContextVar[SlotCache | None] = ContextVar("attached_slot_cache", defa
 # Keywords that models pass along and that change nothing for a causal decoder in evaluation mode.
 _HARMLESS = {"position_ids", "use_cache", "is_causal", "output_attentions", "output_hidden_states", "return_dict",
              "output_router_logits"}  # fmt: skip
+
+_HALVES = (torch.bfloat16, torch.float16)
+# What splits keys between all multiprocessors. cuDNN's kernel, which torch prefers on newer GPUs, does not for a single
+# query, and is planned anew, for tens of milliseconds, for every number of keys.
+_SPLITTING = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
 
 
 @contextmanager
@@ -123,6 +129,9 @@ def grouped_attention(
     """
     batch, n_heads, n_new, head_dim = query.shape
     n_kv_heads = key.shape[1]
+    if query.is_cuda and n_new == 1 and mask is None and softcap is None and query.dtype in _HALVES:
+        with sdpa_kernel(_SPLITTING):
+            return scaled_dot_product_attention(query, key, value, scale=scaling, enable_gqa=n_heads != n_kv_heads)
     rows = query.reshape(batch, n_kv_heads, -1, head_dim)
     if mask is not None:
         group = n_heads // n_kv_heads
@@ -134,7 +143,7 @@ def grouped_attention(
         if mask is not None:
             score = score.masked_fill(~mask, float("-inf"))
         output = score.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
-    return output.view(batch, n_heads, n_new, head_dim)
+    return output.reshape(batch, n_heads, n_new, head_dim)
 
 
 def no_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> None:

@@ -339,6 +339,7 @@ class SlotLayer(CacheLayerMixin):
 
         Raises ValueError where a token was evicted, and for a storage that cannot let tokens go.
         """
+        tokens_to_remove = int(tokens_to_remove)  # Transformers 5.17 gives a tensor, which `n_held` would share
         storage = self.storage if self.is_initialized else None
         if not isinstance(storage, Extensible) or self.n_held < self.get_seq_length():
             raise ValueError(f"crop({tokens_to_remove}): an evicted token cannot be brought back; valid: a new cache")

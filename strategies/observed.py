@@ -64,7 +64,8 @@ def attention_received(
             n_hiding = end - start if ordered and sliding_window is None else n_keys  # only here a mask says anything
             at = position[row, heads, n_keys - n_hiding : n_keys]
             hidden = ~visible(query_position[start:end], at, sliding_window)[:, None]
-            score = _scores(grouped[row, heads, :, start:end], key[row, heads, None, :n_keys], scaling, softcap)
+            rows = grouped[row, heads, :, start:end].flatten(1, 2)  # so that keys are not copied for each query head
+            score = _scores(rows, key[row, heads, :n_keys], scaling, softcap).unflatten(1, (n_group, -1))
             score[..., n_keys - n_hiding :].masked_fill_(hidden, float("-inf"))
             received[row, heads, :n_keys] += score.softmax(-1, dtype=received.dtype).sum((1, 2))
     return received

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from hydra import compose, initialize_config_dir
 
 from pipeline.config import Experiment
 from pipeline.refusals import CONF
+
+# Kernels for a GPU run by Triton's interpreter where there is none; it has to know before anybody imports it.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # A Llama that runs in milliseconds, and a measuring function that runs in none.
 SMALL = (

@@ -13,6 +13,7 @@ from pipeline.engines.serving import Blocks, InProcess, Loaded, Request, Served
 from pipeline.memory.costs import kv_bytes_per_token
 
 NO_TOKEN = -1
+_PAGE_SIZE = "page_size" if hasattr(ContinuousBatchingConfig, "page_size") else "block_size"  # up to transformers 5.18
 WAIT_S = 1.0
 
 
@@ -30,10 +31,10 @@ class HFContinuous(InProcess):
     def serve(self, requests: Sequence[Request]) -> Served:
         """Raises RuntimeError where its thread ended, or a request failed."""
         n_blocks = sum(-(-(len(one.prompt) + one.n_new_tokens) // self.page_size) for one in requests) + 1
+        size: dict[str, Any] = {_PAGE_SIZE: self.page_size}
         config = ContinuousBatchingConfig(
-            page_size=self.page_size, num_blocks=n_blocks, max_batch_tokens=self.max_batch_tokens,
-            allow_block_sharing=False,
-        )  # fmt: skip
+            num_blocks=n_blocks, max_batch_tokens=self.max_batch_tokens, allow_block_sharing=False, **size
+        )
         started = time.perf_counter()
         with (
             models.quiet(),

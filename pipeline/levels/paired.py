@@ -204,7 +204,7 @@ class Bench:
         return timing.measure(arms, prompt_BT, stream_BN, plan)
 
     def summed(self, technique: timing.Samples, full: timing.Samples, full_again: timing.Samples) -> Cost:
-        return timing.cost(
+        found = timing.cost(
             technique,
             full,
             full_again,
@@ -216,6 +216,7 @@ class Bench:
             n_bootstrap=self.experiment.profile.n_bootstrap,
             seed=self.cell.seed,
         )
+        return found.model_copy(update={"link_bandwidth_bytes_per_s": self.ceilings.link_bandwidth_bytes_per_s})
 
     @property
     def protocols(self) -> tuple[quality.Protocol, ...]:

@@ -12,20 +12,22 @@ import psutil
 import torch
 from torch.autograd.profiler import profile, record_function
 
-COPY_BYTES = 256 << 20
+COPY_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}  # many times what the processor's own caches hold
+LINK_BYTES = 256 << 20
 LAP_ENDS = "[lap ends]"  # an event of ours between the profiler's
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler announces itself on stderr, every time
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The best this device did at two plain jobs, in this process.
+    """The best this device did at plain jobs, in this process.
 
     Not a limit to everything: weights that fit into the processor's cache are read faster than memory.
     """
 
     copy_bandwidth_bytes_per_s: float  # of a large copy, bytes read plus bytes written
     matmul_flop_per_s: float
+    link_bandwidth_bytes_per_s: float | None = None  # of a copy from the host; None where that is the device
 
 
 def measured_ceilings(dtype: torch.dtype, device: str) -> Ceilings:
@@ -35,7 +37,7 @@ def measured_ceilings(dtype: torch.dtype, device: str) -> Ceilings:
 
 @cache
 def _measured_ceilings(dtype: torch.dtype, device: str, n_threads: int) -> Ceilings:
-    source = torch.ones(COPY_BYTES // dtype.itemsize, dtype=dtype, device=device)
+    source = torch.ones(COPY_BYTES[torch.device(device).type] // dtype.itemsize, dtype=dtype, device=device)
     target = torch.empty_like(source)
     copy_s = _best_s(lambda: target.copy_(source), device)
     size = 8192 if device.startswith("cuda") else _affordable_size(dtype)
@@ -43,7 +45,16 @@ def _measured_ceilings(dtype: torch.dtype, device: str, n_threads: int) -> Ceili
     left, right = (torch.randn(size, size, dtype=dtype, device=device, generator=random) for _ in range(2))
     product = torch.empty_like(left)
     matmul_s = _best_s(lambda: torch.mm(left, right, out=product), device)
-    return Ceilings(2 * source.nbytes / copy_s, 2 * size**3 / matmul_s)
+    return Ceilings(2 * source.nbytes / copy_s, 2 * size**3 / matmul_s, _link_bandwidth(device))
+
+
+def _link_bandwidth(device: str) -> float | None:
+    """Bytes per second from pages that a device copies from by itself."""
+    if not device.startswith("cuda"):
+        return None
+    source = torch.empty(LINK_BYTES, dtype=torch.uint8, pin_memory=True)
+    target = torch.empty_like(source, device=device)
+    return source.nbytes / _best_s(lambda: target.copy_(source, non_blocking=True), device)
 
 
 def _affordable_size(dtype: torch.dtype) -> int:
@@ -53,28 +64,34 @@ def _affordable_size(dtype: torch.dtype) -> int:
     return max(size for size in (256, 512, 1024, 2048) if small_s * (size / 256) ** 3 < 0.25 or size == 256)
 
 
-def _best_s(work: Callable[[], object], device: str, n_repeats: int = 16, max_s: float = 0.5) -> float:
+def _best_s(work: Callable[[], object], device: str, n_repeats: int = 256, max_s: float = 0.5) -> float:
     samples: list[float] = []
     work()  # the first touch pays for pages and kernels
     while len(samples) < n_repeats and sum(samples) < max_s:
-        _synchronise(device)
-        started = time.perf_counter()
-        work()
-        _synchronise(device)
-        samples.append(time.perf_counter() - started)
+        samples.append(_seconds_of(work, device))
     return min(samples)
 
 
-def _synchronise(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+def _seconds_of(work: Callable[[], object], device: str) -> float:
+    """On the device's own clock, as `pipeline.timing.Stopwatch`."""
+    if not device.startswith("cuda"):
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    work()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
 
 
 def available_bytes(device: str) -> float:
-    """Memory that can be had without a fight. Infinite on CUDA, where the allocator refuses by an error of its own;
-    a processor that runs out of memory has the whole process killed.
-    """
-    return float("inf") if device.startswith("cuda") else psutil.virtual_memory().available
+    """Memory that can be had without a fight; on CUDA also what the allocator keeps and no tensor uses."""
+    if not device.startswith("cuda"):
+        return psutil.virtual_memory().available
+    free, _ = torch.cuda.mem_get_info()
+    return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
 def peak_growths(laps: Iterable[object], device: str) -> list[int]:

@@ -12,7 +12,7 @@ from jinja2 import Environment
 from pipeline import bars
 from pipeline.bars import MISSED, NOISE, OURS, REPORTED, Judged, Plan
 from pipeline.record import Interval, Predicted, Record
-from pipeline.report import benchmark_plots, captions, context, drawing, sentences, verdicts
+from pipeline.report import benchmark_plots, captions, context, crossing, drawing, sentences, verdicts
 from pipeline.report import quantities as q
 from pipeline.report.evidence import Row, group, label
 from pipeline.report.tables import Table, link, why_empty
@@ -37,6 +37,7 @@ class Machine:
     missed: list[str]
     break_even: Table
     predicted: Table
+    crossing: Table
     peaks: Table
     peaks_said: str
     seen: Table
@@ -92,6 +93,7 @@ def _machine(name: str, rows: Sequence[Row], reports_dir: Path, plan: Plan, file
         missed=_missed(judged, against, plan),
         break_even=_break_even(rows, plan),
         predicted=_predicted(measured),
+        crossing=crossing.of_all(against, reports_dir),
         peaks=(peaks := _peaks(rows, plan))[0],
         peaks_said=peaks[1],
         seen=_seen(seen),

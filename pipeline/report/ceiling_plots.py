@@ -117,7 +117,7 @@ def _bytes(row: Row) -> Pair:
 
 
 def _step(row: Row) -> Pair:
-    return _of(row, "decode_floor_s"), of_trials(_cost(row).technique.tpot_s)
+    return row.step_floor_s or math.nan, of_trials(_cost(row).technique.tpot_s)
 
 
 def _first(row: Row) -> Pair:

@@ -77,19 +77,22 @@ def environment(rows: Sequence[Row]) -> Table:
     lines = [
         [key, *(_distinct(flat.get(key, "") for flat in found) or q.DASH for found in facts.values())] for key in keys
     ]
-    lines += [[name, *(_ceiling(members, name) for members in machines.values())] for name in CEILINGS]
+    ceilings = [[name, *(_ceiling(members, name) for members in machines.values())] for name in CEILINGS]
+    lines += [line for line in ceilings if set(line[1:]) != {q.DASH}]
     return Table([("", "l"), *((f"`{name}`", "l") for name in machines)], lines)
 
 
 CEILINGS = {
     "measured copy bandwidth": ("copy_bandwidth_bytes_per_s", "B"),
     "measured matrix-product rate": ("matmul_flop_per_s", "FLOP"),
+    "measured link from the host": ("link_bandwidth_bytes_per_s", "B"),
 }
 
 
 def _ceiling(rows: Iterable[Row], name: str) -> str:
     field, unit = CEILINGS[name]
-    values = [getattr(row.record.cost, field) for row in rows if row.record.cost]
+    found = (getattr(row.record.cost, field) for row in rows if row.record.cost)
+    values = [value for value in found if value is not None]
     if not values:
         return q.DASH
     middle, low, high = (q.per_second(f(values), unit) for f in (statistics.median, min, max))
@@ -104,9 +107,11 @@ def machines(rows: Iterable[Row]) -> list[str]:
 def _machine(name: str, rows: Sequence[Row]) -> str:
     facts = _flat(rows[-1].record.environment)
     known = [before + facts[key] + after for key, before, after in SHOWN if key in facts]
-    copies, multiplies = (_ceiling(rows, ceiling).partition(" (")[0] for ceiling in CEILINGS)
+    copies, multiplies, link = (_ceiling(rows, ceiling).partition(" (")[0] for ceiling in CEILINGS)
+    fetches = "" if link == q.DASH else f"; its device gets {link} from the host"
     return (
-        f"Machine `{name}`: {', '.join(known)}; copies {copies} and multiplies matrices at {multiplies}, as measured."
+        f"Machine `{name}`: {', '.join(known)}; copies {copies} and multiplies matrices at {multiplies}{fetches}, "
+        "as measured."
     )
 
 

@@ -76,6 +76,20 @@ class Row:
         return _ratio(cost.technique.kv_bytes_held[-1], cost.full.kv_bytes_held[-1]) if cost else None
 
     @property
+    def crossing_s(self) -> float:
+        """Seconds in which all that lies on the host crosses the measured link once, as it does in every step; 0
+        where nothing lies there, or the host is the device.
+        """
+        cost = self.record.cost
+        return cost.technique.kv_bytes_offloaded / (cost.link_bandwidth_bytes_per_s or math.inf) if cost else 0.0
+
+    @property
+    def step_floor_s(self) -> float | None:
+        """Of a decode step: one layer crosses the link while another is read, so the longer time of the two."""
+        predicted = self.record.predicted
+        return max(predicted.decode_floor_s, self.crossing_s) if predicted else None
+
+    @property
     def variant(self) -> str:
         """The budget as it was configured; empty where everything is kept."""
         config = self.config("strategy")

@@ -39,9 +39,9 @@ def _of_cost(cost: Cost) -> Iterator[str]:
         yield from _impossible(f"cost.{name}.tpot_s", arm.tpot_s, _is_duration)
         yield from _impossible(f"cost.{name}.step_s", arm.step_s, _is_duration)
         yield from _impossible(f"cost.{name}.ttft_s", [v for v in arm.ttft_s if not math.isnan(v)], _is_duration)
-    rates = {name: getattr(cost, name) for name in ("copy_bandwidth_bytes_per_s", "matmul_flop_per_s")}
-    for name, rate in rates.items():
-        yield from _impossible(f"cost.{name}", [rate], _is_duration)
+    for name in ("copy_bandwidth_bytes_per_s", "matmul_flop_per_s", "link_bandwidth_bytes_per_s"):
+        rate = getattr(cost, name)
+        yield from _impossible(f"cost.{name}", [] if rate is None else [rate], _is_duration)
     for name in ("ttft_ratio", "tpot_ratio"):
         yield from _impossible(f"cost.{name}", [getattr(cost, name).estimate], lambda value: not math.isinf(value))
 

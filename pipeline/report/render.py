@@ -13,6 +13,7 @@ from pipeline.report import (
     ablations,
     benchmarks,
     context,
+    crossing,
     evidence,
     figures,
     headlines,
@@ -130,6 +131,7 @@ class Renderer:
         hidden = [
             ("Times, budgets and memory", tables.technique_time(rows)),
             ("Beside the measured ceilings", tables.technique_ceilings(rows)),
+            ("Beside the measured link from the host", crossing.of_technique(rows)),
             *(
                 (f"Recall at {sentences.point(r)}, task by task", tables.technique_recall(r))
                 for r in rows

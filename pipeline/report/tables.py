@@ -180,7 +180,7 @@ def technique_ceilings(rows: Iterable[Row]) -> Table:
             q.count(row.cell.seq_len),
             q.count(row.cell.batch),
             q.seconds(cost.technique.tpot_s_p50),
-            q.seconds(predicted.decode_floor_s) if predicted else q.DASH,
+            q.DASH if row.step_floor_s is None else q.seconds(row.step_floor_s),
             q.share(cost.decode_bandwidth_share),
             q.seconds(cost.technique.ttft_s_p50),
             q.seconds(predicted.prefill_floor_s) if predicted else q.DASH,

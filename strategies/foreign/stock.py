@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from strategies.model.states import require_attention
 from strategies.tensors import tensor_bytes
@@ -21,7 +25,7 @@ class StockAttention:
     def attached(self, model: PreTrainedModel) -> AbstractContextManager[Any]:
         """Changes nothing, for a cache that the stock attention knows how to use. Raises ValueError where none is."""
         require_attention(model)
-        return nullcontext(self)
+        return _captured_alike(self) if model.device.type == "cuda" else nullcontext(self)
 
     @property
     def attention_kwargs(self) -> dict[str, Any]:
@@ -37,6 +41,12 @@ class StockAttention:
         vars(twin).update(copy.deepcopy(vars(self), memo))
         return twin
 
+    def reset(self) -> None:
+        """As new, also in Transformers 5.17, whose own layers would keep all tokens and fill them with zeros."""
+        for layer in self.layers:
+            layer.keys, layer.values, layer.is_initialized = None, None, False
+            layer.reset()
+
     @property
     def bytes_logical(self) -> int:
         """Bytes of the tokens that are kept, all layers and batch rows."""
@@ -47,6 +57,28 @@ class StockAttention:
     def bytes_held(self) -> int:
         """Bytes that are allocated for it on any device, all layers and batch rows."""
         return sum(tensor_bytes(layer) for layer in self.layers)
+
+
+@contextmanager
+def _captured_alike(cache: StockAttention) -> Iterator[StockAttention]:
+    """Let a step that is captured as a CUDA graph be the one that is launched otherwise.
+
+    While it captures, Transformers makes a mask for a single query too, one that hides nothing, with which keys and
+    values are repeated for every query head.
+    """
+    before = ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]
+    ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] = _mask
+    try:
+        yield cache
+    finally:
+        ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] = before
+
+
+def _mask(*, q_length: int, attention_mask: Tensor | None = None, **how: Any) -> Tensor | None:
+    sees_all = q_length == 1 and attention_mask is None and how.get("local_size") is None
+    if sees_all and how.get("allow_is_causal_skip", True) and torch.cuda.is_current_stream_capturing():
+        return None
+    return sdpa_mask(q_length=q_length, attention_mask=attention_mask, **how)
 
 
 def require_full_attention(model: PreTrainedModel, technique: str) -> None:

@@ -52,9 +52,9 @@ def product(codes: Tensor, weight: Tensor) -> Tensor:
 def _padded(codes: Tensor, weight: Tensor) -> Tensor:
     """CUDA's kernel takes no fewer than 17 rows, and multiples of 8 of everything else."""
     (n_rows, n_in), n_out = codes.shape, weight.shape[0]
-    more_in = -n_in % _CUDA_MULTIPLE
+    more_in, more_out = -n_in % _CUDA_MULTIPLE, -n_out % _CUDA_MULTIPLE
     rows = pad(codes, (0, more_in, 0, max(_CUDA_ROWS - n_rows, -n_rows % _CUDA_MULTIPLE)))
-    columns = pad(weight, (0, more_in, 0, -n_out % _CUDA_MULTIPLE))
+    columns = pad(weight, (0, more_in, 0, more_out)) if more_in or more_out else weight  # padding nothing copies all
     return torch._int_mm(rows, columns.T)[:n_rows, :n_out].float()
 
 

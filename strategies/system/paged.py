@@ -14,10 +14,11 @@ from torch.nn.functional import pad
 
 from strategies.folded import folded_attention
 from strategies.system.blocks import BlockManager, OutOfBlocks
-from strategies.system.pages import Pages, Parts, gathered, pages_of
+from strategies.system.pages import DensePages, Pages, Parts, gathered, pages_of
 from strategies.token.contiguous import Contiguous
 from strategies.token.host import HostRoom
 from strategies.token.parts import Encoding, Storage, Storages
+from strategies.token.split import can_split, split_paged_attention
 
 
 class Paged:
@@ -97,7 +98,10 @@ class PagedStorage:
         """Write tokens [B, H, T, D] after the first `n_held`; a block that others read too is copied first."""
         n_new = key.shape[2]
         copies = [copy for row in self.rows for copy in self._append(row, n_new)]
-        if copies or self.blocks.blocks_of(n_held + n_new) > self.table.shape[1]:
+        is_longer = self.blocks.blocks_of(n_held + n_new) > self.table.shape[1]
+        if is_longer and n_new == 1 and not copies:
+            self._add_column()
+        elif is_longer or copies:
             self._copy(copies)
         self._write(n_held, self.pages.cut(key, value))
 
@@ -134,6 +138,9 @@ class PagedStorage:
         self, query: Tensor, n_held: int, mask: Tensor | None, *, scaling: float, softcap: float | None
     ) -> Tensor:
         """query [B, Hq, 1, D] on all held tokens → [B, Hq, 1, D]."""
+        if isinstance(self.pages, DensePages) and can_split(query, mask, softcap):
+            keys, values = self.pools
+            return split_paged_attention(query, keys, values, self.table, n_held, scaling=scaling)
         return self.attend_observed(query, n_held, mask, scaling=scaling, softcap=softcap)[0]
 
     def attend_observed(
@@ -220,6 +227,13 @@ class PagedStorage:
     def _read_tables(self) -> None:
         tables = [self.blocks.table(row) for row in self.rows]
         self.table = torch.tensor(tables, dtype=torch.long, device=self.pools[0].device)
+
+    def _add_column(self) -> None:
+        """The newest block of each row, number by number: a CUDA graph cannot copy them from the host's memory."""
+        column = self.table.new_empty((len(self.rows), 1))
+        for place, row in zip(column.unbind(), self.rows, strict=True):
+            place.fill_(self.blocks.table(row)[-1])
+        self.table = torch.cat([self.table, column], dim=1)
 
     def _write(self, first: int, parts: Parts) -> None:
         """Tokens of all rows, from position `first` on."""

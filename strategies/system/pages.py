@@ -65,14 +65,14 @@ class DensePages:
     def products(self, rows: Tensor, pools: Parts, table: Tensor) -> Tensor:
         if kernel := _kernel(_dot, pools, table):
             return kernel(rows, pools[0], table)
-        pieces = [rows @ gathered(pools[0], some).to(rows.dtype).mT for some in table.split(_AT_ONCE, dim=1)]
+        pieces = [rows @ gathered(pools[0], some).to(rows.dtype).mT for some in _pieces(table, 1)]
         return torch.cat(pieces, dim=-1)
 
     def weighted(self, weight: Tensor, pools: Parts, table: Tensor) -> Tensor:
         weight = weight.unflatten(-1, (table.shape[1], -1))
         if kernel := _kernel(_mix, pools, table):
             return kernel(_growing(weight, 3), pools[1], table)
-        pieces = zip(weight.split(_AT_ONCE, dim=3), table.split(_AT_ONCE, dim=1), strict=True)
+        pieces = zip(_pieces(weight, 3), _pieces(table, 1), strict=True)
         sums = [some.flatten(3) @ gathered(pools[1], at).to(weight.dtype) for some, at in pieces]
         return torch.stack(sums).sum(0)
 
@@ -109,7 +109,7 @@ class PerTokenPages:
         codes, scales = pools[:2]
         if kernel := _kernel(_dot_codes, pools, table):
             return kernel(rows, codes, scales, table, self.bits)
-        pieces = [_dot_codes(rows, codes, scales, some, self.bits) for some in table.split(_AT_ONCE, dim=1)]
+        pieces = [_dot_codes(rows, codes, scales, some, self.bits) for some in _pieces(table, 1)]
         return torch.cat(pieces, dim=-1)
 
     def weighted(self, weight: Tensor, pools: Parts, table: Tensor) -> Tensor:
@@ -117,9 +117,14 @@ class PerTokenPages:
         codes, scales = pools[2:]
         if kernel := _kernel(_mix_codes, pools, table):
             return kernel(_growing(weight, 3), codes, scales, table, self.bits, self.head_dim)
-        pieces = zip(weight.split(_AT_ONCE, dim=3), table.split(_AT_ONCE, dim=1), strict=True)
+        pieces = zip(_pieces(weight, 3), _pieces(table, 1), strict=True)
         sums = [_mix_codes(some, codes, scales, at, self.bits, self.head_dim) for some, at in pieces]
         return torch.stack(sums).sum(0)
+
+
+def _pieces(blocks: Tensor, dim: int) -> tuple[Tensor, ...]:
+    """So many at a time; all where that is a launch each, or where there are only shapes."""
+    return blocks.split(_AT_ONCE if blocks.device.type == "cpu" else max(blocks.shape[dim], 1), dim=dim)
 
 
 def gathered(pool: Tensor, table: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from strategies.folded import folded_attention
 from strategies.token.kivi_codes import ChannelCodes, TokenCodes
 from strategies.token.packing import WIDTHS
 from strategies.token.parts import Room
+from strategies.token.split import KEYS_OF_A_SCALE, Coded, can_split, split_attention
 
 
 class KiviStorage(AppendOnly):
@@ -93,6 +94,12 @@ class KiviStorage(AppendOnly):
         self, query: Tensor, n_held: int, mask: Tensor | None, *, scaling: float, softcap: float | None
     ) -> Tensor:
         """query [B, Hq, 1, D] on all held tokens → [B, Hq, 1, D]."""
+        if self.group_size == KEYS_OF_A_SCALE and can_split(query, mask, softcap):
+            n_coded = self._n_coded(n_held)
+            keys, values = Coded(*self.keys.held), Coded(*self.values.held)
+            return split_attention(
+                query, keys, values, n_coded, self.recent, n_held - n_coded, bits=self.bits, scaling=scaling
+            )
         return self.attend_observed(query, n_held, mask, scaling=scaling, softcap=softcap)[0]
 
     def attend_observed(

@@ -6,8 +6,6 @@ Shapes: B batch, H KV heads, G query heads of one, N tokens, D head_dim, S group
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -116,9 +114,18 @@ def _coded(tokens: Tensor, dim: int, bits: int, dtype: torch.dtype) -> Held:
     """tokens whose `dim` shares scale and zero point → codes, and both without that dimension, in `dtype`."""
     tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
     low, high = tokens.aminmax(dim=dim, keepdim=True)
-    zero = low.to(dtype)  # rounded down: what lies below it would be clipped
-    zero = torch.where(zero > low, torch.nextafter(zero, torch.full_like(zero, -math.inf)), zero)
+    zero = _rounded_down(low, dtype)  # what lies below it would be clipped
     scale = ((high - zero) / (2**bits - 1)).to(dtype)
     scale = torch.where(scale > 0, scale, 1.0)  # all of a group alike
     codes = ((tokens - zero) / scale).round().clamp(0, 2**bits - 1)
     return codes, scale.squeeze(dim), zero.squeeze(dim)
+
+
+def _rounded_down(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """The largest of `dtype` that are no larger. By their bits, since not every device has `nextafter` of halves."""
+    nearest = numbers.to(dtype)
+    if dtype != torch.float16:
+        return nearest  # exactly the same
+    bits = nearest.view(torch.int16)
+    below = torch.where(nearest > 0, bits - 1, bits + 1).view(dtype)  # what was rounded up to zero keeps its sign
+    return torch.where(nearest > numbers, below, nearest)

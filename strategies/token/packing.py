@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from functools import cache, reduce
-from operator import add
+from operator import add, or_
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 WIDTHS = (2, 4, 8)
 _WORD = 32
 _WORTH_COMPILING = 1 << 15  # words of one sequence; below, compiling for seconds saves no time worth them
-_AT_ONCE = 512  # tokens whose codes are unpacked together where nothing is compiled
+_AT_ONCE = 512  # tokens whose codes are unpacked together where nothing is compiled, and a core's own cache holds them
 
 
 def n_words(n_dims: int, bits: int) -> int:
@@ -37,9 +37,8 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """Integers [..., D, N] in 0 … 2^bits - 1 → int32 [..., W, N]."""
     if n_padding := n_words(codes.shape[-2], bits) * _WORD // bits - codes.shape[-2]:
         codes = pad(codes, (0, 0, 0, n_padding))
-    parts = codes.int().unflatten(-2, (_WORD // bits, -1))
-    shift = torch.arange(0, _WORD, bits, dtype=torch.int32, device=codes.device)
-    return (parts << shift[:, None, None]).sum(-3, dtype=torch.int32)  # no bit is there twice, so a sum is an or
+    parts = codes.int().unflatten(-2, (_WORD // bits, -1)).unbind(-3)
+    return reduce(or_, (part << shift for part, shift in zip(parts, range(0, _WORD, bits), strict=True)))
 
 
 def unpack(packed: Tensor, bits: int, n_dims: int, dtype: torch.dtype) -> Tensor:
@@ -56,20 +55,25 @@ def dot(rows: Tensor, packed: Tensor, bits: int, along: int = -1) -> Tensor:
         rows = pad(rows, (0, n_padding))
     if _compiles(packed):
         return _as_one(_dot)(rows if along == -1 else _growing(rows, along), _growing(packed, along), bits)
-    pieces = packed.split(_AT_ONCE, dim=-1)
-    return torch.cat([rows @ unpack(piece, bits, rows.shape[-1], rows.dtype) for piece in pieces], dim=-1)
+    pieces = [rows @ unpack(piece, bits, rows.shape[-1], rows.dtype) for piece in _pieces(packed)]
+    return torch.cat(pieces, dim=-1)
 
 
 def mix(weight: Tensor, packed: Tensor, bits: int, n_dims: int) -> Tensor:
     """Sum of the tokens' codes [..., W, N] by weight [..., G, N] → [..., G, D]."""
     if _compiles(packed):
         return _as_one(_mix)(_growing(weight), _growing(packed), bits)[..., :n_dims]
-    pieces = zip(weight.split(_AT_ONCE, dim=-1), packed.split(_AT_ONCE, dim=-1), strict=True)
+    pieces = zip(_pieces(weight), _pieces(packed), strict=True)
     sums = [some @ unpack(piece, bits, n_dims, weight.dtype).transpose(-1, -2) for some, piece in pieces]
     total = sums[0]
     for more in sums[1:]:
         total = total + more
     return total
+
+
+def _pieces(tokens: Tensor) -> tuple[Tensor, ...]:
+    """[..., N] so many at a time; all where that is a launch each, or where there are only shapes."""
+    return tokens.split(_AT_ONCE if tokens.device.type == "cpu" else max(tokens.shape[-1], 1), dim=-1)
 
 
 def fused(work: Callable[..., Any], packed: Tensor) -> Callable[..., Any]:
@@ -110,9 +114,9 @@ def _compiles(packed: Tensor) -> bool:
 
 @cache
 def _has_compiler(device: str) -> bool:
-    if device == "cuda":
-        return True  # torch brings its own
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+    """On a GPU for C: torch brings what compiles kernels, but not what compiles the function that launches them."""
+    variable, *names = ("CC", "gcc", "clang") if device == "cuda" else ("CXX", "g++", "clang++")
+    return any(shutil.which(name) for name in (os.environ.get(variable, names[0]), *names))
 
 
 def _as_one(work: Callable[..., Any]) -> Callable[..., Any]:

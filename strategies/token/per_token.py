@@ -12,6 +12,7 @@ from torch import Tensor
 from strategies.folded import folded_attention
 from strategies.token.packing import dot, fused, mix, n_slots, pack, unpack
 from strategies.token.parts import Room
+from strategies.token.split import Coded, can_split, split_attention
 
 
 class PerTokenStorage:
@@ -95,6 +96,9 @@ class PerTokenStorage:
         self, query: Tensor, n_held: int, mask: Tensor | None, *, scaling: float, softcap: float | None
     ) -> Tensor:
         """query [B, Hq, 1, D] on all held tokens → [B, Hq, 1, D]."""
+        if can_split(query, mask, softcap):
+            keys, values = map(Coded, self.codes, self.scales)
+            return split_attention(query, keys, values, n_held, bits=self.bits, scaling=scaling)
         return self.attend_observed(query, n_held, mask, scaling=scaling, softcap=softcap)[0]
 
     def attend_observed(

@@ -8,6 +8,7 @@ from pipeline.config import Experiment
 from pipeline.levels import paired, sides
 from pipeline.levels.measured import Measured
 from pipeline.levels.paired import measure_cell
+from pipeline.memory.measured import Ceilings
 from tests.pipeline.small import composed
 
 SMALL = ["model=bench", "model.config.hidden_size=96", "model.config.intermediate_size=128", "workload=cost",
@@ -27,6 +28,13 @@ def test_cost_is_measured_for_every_technique(strategy: str) -> None:
     assert held == pytest.approx(predicted, rel=0.1)
     assert found.cost.full.kv_bytes_held[-1] >= held
     assert found.cost.decode_bandwidth_share > 0
+
+
+def test_the_measured_link_becomes_part_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    ceilings = Ceilings(1e10, 1e11, 5e10)
+    monkeypatch.setattr(paired, "measured_ceilings", lambda dtype, device: ceilings)
+    found = measured(*SMALL)
+    assert found.cost is not None and found.cost.link_bandwidth_bytes_per_s == 5e10
 
 
 def test_a_cell_that_would_take_too_long_says_why_and_what_would_help() -> None:

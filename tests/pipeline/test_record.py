@@ -12,6 +12,7 @@ import pytest
 
 from pipeline import record
 from pipeline.record import Cell, Interval, Record
+from tests.pipeline.report import factory
 
 CELL = Cell(
     level="token",
@@ -43,6 +44,12 @@ def test_what_is_written_is_what_is_read(tmp_path):
     assert record.read(path) == RECORD
     assert record.read_all(tmp_path) == [RECORD]
     assert path.relative_to(tmp_path).parts[:3] == ("token", "full", "machine")
+
+
+def test_costs_that_were_measured_before_there_was_a_link_are_read():
+    cost = factory.timed("full").model_dump()["cost"]
+    del cost["link_bandwidth_bytes_per_s"]
+    assert record.Cost.model_validate(cost).link_bandwidth_bytes_per_s is None
 
 
 def test_undefined_numbers_survive():

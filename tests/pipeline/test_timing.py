@@ -73,10 +73,10 @@ def test_every_arm_is_warmed_up_on_the_start_of_the_prompt_before_any_is_timed()
         decoder.name = name
         return decoder
 
-    prompt = tokens(1, 2 * timing.WARM_UP_TOKENS)
+    prompt = tokens(1, 2 * timing.WARM_UP_TOKENS["cpu"])
     samples = timing.measure({name: partial(new_decoder, name) for name in "ab"}, prompt, tokens(1, N_NEW), PLAN)
     assert [name for name, _ in fed[:2]] == ["a", "b"]
-    assert all(torch.equal(ids, prompt[:, : timing.WARM_UP_TOKENS]) for _, ids in fed[:2])
+    assert all(torch.equal(ids, prompt[:, : timing.WARM_UP_TOKENS["cpu"]]) for _, ids in fed[:2])
     assert sum(torch.equal(ids, prompt) for _, ids in fed) == 2 * PLAN.n_prefill_trials
     assert {len(arm.ttft_s) for arm in samples.values()} == {PLAN.n_prefill_trials}
 

@@ -82,8 +82,10 @@ def test_prefill_flop_is_what_torch_counts() -> None:
     config = model().config
     attention = 2 * config.num_hidden_layers * seq_len**2 * config.num_attention_heads * config.head_dim * batch
     norms = 2 * batch * seq_len * sum(p.numel() for p in model().parameters() if p.dim() == 1)
+    # The angles of the positions are a product in Transformers 5.17, and later none.
+    angles = sum(counter.get_flop_counts().get("LlamaForCausalLM.model.rotary_emb", {}).values())
     # torch counts every entry of the attention matrix; causally, half of them are needed.
-    assert costs.prefill_flop(model(), seq_len, batch) - norms == counter.get_total_flops() - attention
+    assert costs.prefill_flop(model(), seq_len, batch) - norms == counter.get_total_flops() - angles - attention
 
 
 @pytest.mark.parametrize(("tied", "n_tables_read"), [(True, 1), (False, 1)])

@@ -11,6 +11,21 @@ def test_ceilings_are_measured_once_and_of_a_plausible_size() -> None:
     assert measured.measured_ceilings(torch.float32, "cpu") is first
     assert 1e8 < first.copy_bandwidth_bytes_per_s < 1e14
     assert 1e8 < first.matmul_flop_per_s < 1e16
+    assert first.link_bandwidth_bytes_per_s is None  # what the host holds, this device has
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_copies_faster_than_the_host_can_send() -> None:
+    found = measured.measured_ceilings(torch.bfloat16, "cuda")
+    assert found.link_bandwidth_bytes_per_s is not None
+    assert 1e9 < found.link_bandwidth_bytes_per_s < found.copy_bandwidth_bytes_per_s < 1e14
+
+
+def test_what_the_allocator_keeps_unused_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000, 5000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 700)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 400)
+    assert measured.available_bytes("cuda") == 1000 + 300
 
 
 def test_peak_of_a_lap_counts_memory_that_was_given_back_before_its_end() -> None:

@@ -200,6 +200,14 @@ def benchmarked(strategy: str, seq_len: int = 4096, ratio: float = 0.5, **change
     return made.model_copy(update={"config": config})
 
 
+def offloaded(made: Record, n_bytes: int, link: float | None) -> Record:
+    """The record, had its technique left so much on the host, behind a link of so many bytes per second."""
+    assert made.cost is not None
+    arm = made.cost.technique.model_copy(update={"kv_bytes_offloaded": n_bytes})
+    cost = made.cost.model_copy(update={"technique": arm, "link_bandwidth_bytes_per_s": link})
+    return made.model_copy(update={"cost": cost})
+
+
 def judged(strategy: str, seq_len: int = 512, loss: float = 0.0, **changes: Any) -> Record:
     of = cell(strategy, seq_len, model="tiny", workload="quality", **changes)
     share = {"full": 1.0, "no_cache": 0.0}.get(strategy, 0.25)

@@ -11,6 +11,7 @@ from markdown_it import MarkdownIt
 from pipeline import bars
 from pipeline.record import Record
 from pipeline.report import benchmarks, render
+from pipeline.report import quantities as q
 from tests.pipeline.report import factory
 
 PLAN = bars.load()
@@ -101,6 +102,14 @@ def _with_peak(record: Record, n_bytes: int) -> Record:
     assert record.cost is not None
     arm = record.cost.technique.model_copy(update={"step_peak_memory_bytes": [n_bytes]})
     return record.model_copy(update={"cost": record.cost.model_copy(update={"technique": arm})})
+
+
+def test_what_crosses_the_link_is_told_where_one_was_measured(tmp_path: Path) -> None:
+    heading = "What crosses the link from the host"
+    there = factory.offloaded(factory.benchmarked("offload", ratio=0.6), 10**9, 1e11)
+    found = section(page([there], tmp_path / "gpu"), heading).replace(q.GLUE, " ")
+    assert "[offload](" in found and "| 4,096 | 1 | 954 MiB | 100 GB/s |" in found
+    assert heading not in page([factory.benchmarked("offload", ratio=0.6)], tmp_path / "cpu")
 
 
 def test_a_step_that_grows_with_what_was_seen_is_named(tmp_path: Path) -> None:

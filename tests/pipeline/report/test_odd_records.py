@@ -27,7 +27,8 @@ def changed(made: Record, path: str, value: float) -> Record:
     return Record.model_validate(content)
 
 
-COST = ("cost.technique.step_s.3", "cost.full.tpot_s.0", "cost.full_again.step_s.1", "cost.copy_bandwidth_bytes_per_s")
+COST = ("cost.technique.step_s.3", "cost.full.tpot_s.0", "cost.full_again.step_s.1", "cost.copy_bandwidth_bytes_per_s",
+        "cost.link_bandwidth_bytes_per_s")  # fmt: skip
 QUALITY = (
     "quality.tasks.0.items.nll.5",
     "quality.tasks.1.accuracy",

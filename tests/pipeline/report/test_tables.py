@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from markdown_it import MarkdownIt
 
-from pipeline.report import context, evidence, tables
+from pipeline.report import context, crossing, evidence, render, tables
 from pipeline.report import quantities as q
 from tests.pipeline.report import factory
 
@@ -83,6 +84,32 @@ def test_the_environment_has_a_column_for_each_machine(tmp_path: Path) -> None:
     assert [heading for heading, _ in table.columns] == ["", "`machine-b`", f"`{factory.MACHINE}`"]
     assert all(len(line) == 3 for line in table.rows)
     assert ["torch", "2.13.0+cpu", "2.13.0+cpu"] in [list(line) for line in table.rows]
+
+
+def test_what_crosses_the_link_bounds_a_step(tmp_path: Path) -> None:
+    (row,) = rows_of([factory.offloaded(factory.timed("offload"), 10**9, 1e11)], tmp_path)
+    cost, predicted = row.record.cost, row.record.predicted
+    assert cost and predicted and predicted.decode_floor_s < 0.01
+    (line,) = crossing.of_technique([row]).rows
+    used = q.share(0.01 / cost.technique.tpot_s_p50)
+    assert line == ["512", "1", q.data(10**9), "100 GB/s".replace(" ", q.GLUE), q.seconds(0.01),
+                    q.seconds(cost.technique.tpot_s_p50), used]  # fmt: skip
+    assert tables.technique_ceilings([row]).rows[0][3] == q.seconds(0.01)
+    assert any(line[0] == "measured link from the host" for line in context.environment([row]).rows)
+    assert "gets 100 GB/s from the host, as measured" in context.machines([row])[0].replace(q.GLUE, " ")
+
+
+def test_a_link_that_is_faster_than_memory_bounds_nothing(tmp_path: Path) -> None:
+    (row,) = rows_of([factory.offloaded(factory.timed("offload"), 10**9, 1e15)], tmp_path)
+    assert row.record.predicted and row.step_floor_s == row.record.predicted.decode_floor_s
+
+
+@pytest.mark.parametrize(("n_bytes", "link"), [(10**9, None), (0, 1e11), (0, None)])
+def test_where_nothing_crosses_a_link_nothing_is_said_of_it(tmp_path: Path, n_bytes: int, link: float | None) -> None:
+    results = factory.store([factory.offloaded(factory.timed("offload"), n_bytes, link)], tmp_path / "results")
+    report = render.render(results, tmp_path / "reports")[render.REPORT].decode()
+    assert "Beside the measured link" not in report
+    assert ("measured link" in report) == bool(link)
 
 
 def test_configuration_names_the_parts_of_every_axis(tmp_path: Path) -> None:

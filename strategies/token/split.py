@@ -21,10 +21,10 @@ KEYS_OF_A_SCALE = 32  # as many as a program looks at at once, where keys have a
 _ROWS = 16  # the fewest that a matrix unit multiplies
 _WORTH_A_PART = 256  # tokens
 # Found on an H200, of tiles of 32 to 128 tokens, 2 to 8 warps and 1 to 4 stages.
-_BY_TOKEN = {"TILE": 32, "num_warps": 4, "num_stages": 3}
-_BY_CHANNEL = {"TILE": KEYS_OF_A_SCALE, "num_warps": 4, "num_stages": 3}
-_PAGED = {"TILE": 64, "num_warps": 4, "num_stages": 3}
-_PER_PROCESSOR = 4  # programs
+_BY_TOKEN = {"TILE": 64, "num_warps": 4, "num_stages": 1}
+_BY_CHANNEL = {"TILE": KEYS_OF_A_SCALE, "num_warps": 4, "num_stages": 1}
+_PAGED = {"TILE": 64, "num_warps": 4, "num_stages": 2}
+_PER_PROCESSOR = 8  # programs
 
 
 @dataclass(frozen=True)

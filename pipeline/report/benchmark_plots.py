@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from pipeline import bars
 from pipeline.bars import MISSED, Judged
@@ -14,11 +15,14 @@ from pipeline.report import quantities as q
 from pipeline.report.drawing import (
     INK,
     REFERENCE,
+    ROW_IN,
+    bound,
     dodge,
     error_bars,
     figure,
     label_ends,
     length_axis,
+    log_axis,
     mark,
     name_rows,
     ratio_axis,
@@ -81,6 +85,33 @@ def seen(rows: Sequence[Row]) -> Figure:
 def _ratio(row: Row) -> Interval:
     assert row.record.cost, "only timed rows are drawn here"
     return row.record.cost.tpot_ratio
+
+
+def steps(rows: Sequence[Row]) -> Figure:
+    """A line per technique, the fastest on top: its step as a graph (filled), launched from Python (open), its floor."""
+    found = ((row, row.record.cost) for row in rows if row.record.cost)
+    timed = sorted(found, key=lambda one: one[1].technique.tpot_s_p50)
+    drawn = figure(1.3 + ROW_IN * len(timed))
+    axes = drawn.subplots()
+    seconds = []
+    for height, (row, cost) in enumerate(timed):
+        own = mark(row.strategy)
+        step_s, launched_s = cost.technique.tpot_s_p50, cost.technique.launched_step_s_p50 or cost.technique.tpot_s_p50
+        axes.plot([step_s, launched_s], [height] * 2, color=own.color, linewidth=0.8, alpha=0.5)
+        axes.plot(step_s, height, color=own.color, marker=own.marker, markersize=6)
+        axes.plot(launched_s, height, color=own.color, marker=own.marker, markersize=6, mfc="white")
+        seconds += [step_s, launched_s]
+        if floor_s := row.step_floor_s:
+            bound(axes, floor_s, height)
+            seconds.append(floor_s)
+    stock = timed[0][1].full
+    axes.axvline(stock.tpot_s_p50, color=REFERENCE, linewidth=1)
+    axes.annotate(timed[0][0].setting.reference, (stock.tpot_s_p50, 1), (3, 2), xycoords=("data", "axes fraction"),
+                  textcoords="offset points", fontsize=8, color=REFERENCE)  # fmt: skip
+    name_rows([axes], [label(row.strategy) for row, _ in timed])
+    log_axis(axes, "x", [*seconds, stock.tpot_s_p50], FuncFormatter(lambda value, _: q.tick(q.seconds(value))))
+    axes.set_xlabel("decode step as one graph (filled), launched from Python (open), and its floor (|)")
+    return drawn
 
 
 def break_even(ratios: Mapping[str, Lengths], labels: Mapping[str, str]) -> Figure:

@@ -12,7 +12,7 @@ from jinja2 import Environment
 from pipeline import bars
 from pipeline.bars import MISSED, NOISE, OURS, REPORTED, Judged, Plan
 from pipeline.record import Interval, Predicted, Record
-from pipeline.report import benchmark_plots, captions, context, crossing, drawing, sentences, verdicts
+from pipeline.report import benchmark_plots, benchmark_points, captions, context, crossing, drawing, verdicts
 from pipeline.report import quantities as q
 from pipeline.report.evidence import Row, group, label
 from pipeline.report.tables import Table, link, why_empty
@@ -42,6 +42,7 @@ class Machine:
     peaks_said: str
     seen: Table
     seen_said: str
+    points_said: list[str]
     points: list[tuple[str, Table]]
     pictures: list[tuple[str, str]]  # path without suffix, text
 
@@ -73,9 +74,17 @@ def where(plan: Plan) -> str:
 
 
 def summary(rows: Iterable[Row], plan: Plan) -> list[str]:
-    """One sentence for each machine."""
+    """For each machine how many bars are met, and on a GPU what was measured in place of them."""
     machines = group(filter(is_benchmark, rows), lambda row: row.hardware_id)
-    return [f"Machine `{name}`: {_counted(_judged(members, plan))}" for name, members in machines.items()]
+    return [
+        f"Machine `{name}`: {line}"
+        for name, members in machines.items()
+        for line in _in_short(_judged(members, plan), benchmark_points.said(members))
+    ]
+
+
+def _in_short(judged: Sequence[Judged], said: Sequence[str]) -> list[str]:
+    return [_counted(judged), *said] if judged or not said else list(said)
 
 
 def _machine(name: str, rows: Sequence[Row], reports_dir: Path, plan: Plan, files: Files) -> Machine:
@@ -87,7 +96,7 @@ def _machine(name: str, rows: Sequence[Row], reports_dir: Path, plan: Plan, file
     return Machine(
         name=name,
         facts=context.machines(own)[-1],
-        summary=_counted(judged),
+        summary=_counted(judged) if judged else f"The bars are for {where(plan)}, which was not measured here.",
         bars=_bars(judged, ("decode", "prefill"), plan, against),
         sizes=_bars(judged, ("logical bytes", "held bytes"), plan, against),
         missed=_missed(judged, against, plan),
@@ -98,8 +107,12 @@ def _machine(name: str, rows: Sequence[Row], reports_dir: Path, plan: Plan, file
         peaks_said=peaks[1],
         seen=_seen(seen),
         seen_said=_seen_said(seen),
-        points=[(_point(members[0]), _cost(members, reports_dir)) for members in _points(against).values()],
-        pictures=_pictures(name, judged, seen, ratios_to_full(rows, plan), files),
+        points_said=benchmark_points.said(against),
+        points=[
+            (benchmark_points.title(members[0]), benchmark_points.table(members, reports_dir))
+            for members in benchmark_points.of(against).values()
+        ],
+        pictures=_pictures(name, judged, seen, ratios_to_full(rows, plan), benchmark_points.as_graphs(against), files),
     )
 
 
@@ -125,7 +138,7 @@ def _bars(judged: Sequence[Judged], kinds: tuple[str, str], plan: Plan, rows: Se
         columns += [(f"{kind.capitalize()} at most", "r"), ("measured", "r"), ("is", "l")]
     found = group(judged, lambda line: line.strategy)
     lines = []
-    for name in plan.bars:
+    for name in plan.bars if judged else []:
         own = {line.kind: line for line in found.get(name, [])}
         missing = [q.DASH, q.DASH, _why_missing(name, rows, plan)]
         cells = [_bar_cells(own[kind]) if kind in own else missing for kind in kinds]
@@ -298,37 +311,13 @@ def _growth(row: Row) -> str:
     )
 
 
-def _points(rows: Iterable[Row]) -> dict[tuple[str, int, int], list[Row]]:
-    return group(rows, lambda row: (row.cell.model, row.cell.batch, row.cell.seq_len))
-
-
-def _point(row: Row) -> str:
-    return f"{sentences.point(row)} on `{row.cell.model}`"
-
-
-def _cost(rows: Sequence[Row], reports_dir: Path) -> Table:
-    columns = [("Technique", "l"), ("KV held", "r"), ("Share", "r"), ("First token", "r"), ("Decode step", "r")]
-    columns += [("Noise", "r"), ("is", "l")]
-    return Table(columns, [[link(row, label(row.strategy), reports_dir), *_cost_cells(row)] for row in rows])
-
-
-def _cost_cells(row: Row) -> list[str]:
-    cost = row.record.cost
-    if cost is None:
-        return [q.DASH] * 5 + [f"{why_empty(row)}: {q.free_text(row.record.reason)}"]
-    undefined = cost.ttft_ratio.estimate != cost.ttft_ratio.estimate
-    return [
-        q.data(cost.technique.kv_bytes_held[-1]),
-        q.share(row.share),
-        "not measured" if undefined else q.ratio_interval(cost.ttft_ratio),
-        q.ratio_interval(cost.tpot_ratio),
-        q.ratio_ends(cost.aa_tpot_ratio),
-        verdicts.speed(cost.tpot_ratio, cost.aa_tpot_ratio),
-    ]
-
-
 def _pictures(
-    machine: str, judged: Sequence[Judged], seen: Sequence[Row], to_full: dict[str, Lengths], files: Files
+    machine: str,
+    judged: Sequence[Judged],
+    seen: Sequence[Row],
+    to_full: dict[str, Lengths],
+    graphs: Sequence[Row],
+    files: Files,
 ) -> list[tuple[str, str]]:
     timed = [line for line in judged if line.kind == "decode"]
     pictures = []
@@ -349,6 +338,12 @@ def _pictures(
                      for row in seen if row.record.cost}  # fmt: skip
             text = f"decode step by tokens seen before it, over that after the fewest: {captions.span(grown, q.ratio)}"
             pictures.append(("seen", text, benchmark_plots.seen(seen)))
+        for members in benchmark_points.of(graphs).values():
+            (cell, point) = members[0].cell, benchmark_points.title(members[0])
+            took = captions.span({label(row.strategy): row.record.cost.technique.tpot_s_p50 for row in members
+                                  if row.record.cost}, q.seconds)  # fmt: skip
+            text = f"decode step at {point}, as one graph and launched from Python: as a graph {took}"
+            pictures.append((f"steps-{cell.seq_len}-{cell.batch}", text, benchmark_plots.steps(members)))
     shown = []
     for name, text, content in pictures:
         path = f"{FIGURES}/benchmark-{name}-{machine}"

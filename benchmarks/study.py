@@ -25,12 +25,12 @@ from rich.table import Table
 
 from pipeline import grid, hardware, record, study, timing
 from pipeline.config import Experiment
+from pipeline.findings.evidence import group
+from pipeline.findings.verdicts import speed
 from pipeline.fingerprint import fingerprint
 from pipeline.levels.paired import Bench
 from pipeline.record import Cell, Record
 from pipeline.refusals import CONF, refusals
-from pipeline.report.evidence import group
-from pipeline.report.verdicts import speed
 from pipeline.study import LEVEL, Setting
 
 

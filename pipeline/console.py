@@ -15,10 +15,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from pipeline.findings.verdicts import answered
 from pipeline.grid import Done, Grid
 from pipeline.hardware import n_usable_cores
 from pipeline.record import Cost, Interval, Quality, Record, Throughput
-from pipeline.report.verdicts import answered
 
 IDENTITY = ("technique", "model", "tokens", "batch", "kept")
 COST = ("KV held", "of full", "weights", "of plain", "TTFT", "TPOT", "TPOT / full")

@@ -266,7 +266,8 @@ def _first_line(error: Exception) -> str:
 
 def _files(records: list[Record]) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """Record files and figures by name, from a folder with these records alone. The figures import matplotlib."""
-    from pipeline.report import drawing, evidence, figures
+    from pipeline.findings import evidence
+    from pipeline.report import drawing, figures
 
     with TemporaryDirectory() as folder:
         results = Path(folder)

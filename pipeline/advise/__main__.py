@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     with refusals((*COMPOSING, ValueError), "advise"):
         asked = wish(arguments)
         asked.question(asked.baseline).configured()
-        from pipeline.report import evidence
+        from pipeline.findings import evidence
 
         rows = evidence.load(asked.results_path)
         from pipeline.advise import advisor, console

@@ -11,8 +11,8 @@ from pipeline.advise.candidates import Basis, Candidate, bases, candidates, comp
 from pipeline.advise.selection import Needs, Selection, select
 from pipeline.advise.wish import Wish
 from pipeline.config import Strategy
+from pipeline.findings.evidence import Row
 from pipeline.memory.calculator import Calculated, calculate
-from pipeline.report.evidence import Row
 
 # What techniques and their parts raise about a model that they cannot hold.
 NOT_HELD = (

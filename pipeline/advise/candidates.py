@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from pipeline import bars
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import ABLATION, BASELINE, Row, changes, group, labels
+from pipeline.findings.means import PROTOCOL, mean_difference, shifted, tasks_of, text_loss
 from pipeline.record import Arm, Interval
-from pipeline.report import verdicts
-from pipeline.report.evidence import ABLATION, BASELINE, Row, changes, group, labels
-from pipeline.report.means import mean_difference, shifted, tasks_of, text_loss
-from pipeline.report.tables import PROTOCOL
 
 LEVELS = ("token", bars.LEVEL, ABLATION)  # where several measured the same, the first one speaks
 CONTROLS = {"no_cache", "random_eviction", "oracle", "scorer=random", "scorer=oracle"}  # compared with, never advised

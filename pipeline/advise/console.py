@@ -12,10 +12,10 @@ from rich.table import Table
 from pipeline.advise.advisor import Advised
 from pipeline.advise.candidates import Candidate
 from pipeline.advise.wish import Wish
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row
+from pipeline.findings.means import PROTOCOL
 from pipeline.record import Interval
-from pipeline.report import quantities as q
-from pipeline.report.evidence import Row
-from pipeline.report.tables import PROTOCOL
 
 N_NAMED = 3  # of those that do not qualify
 COLUMNS = ("technique", "KV held", "of full", "largest batch", "step / full", "is", "timed at", "recall kept",

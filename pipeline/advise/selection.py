@@ -10,12 +10,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.advise.candidates import Candidate
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.means import PROTOCOL, negated
+from pipeline.findings.orders import ranks
 from pipeline.record import Interval
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
-from pipeline.report.means import negated
-from pipeline.report.ranking import ranks
-from pipeline.report.tables import PROTOCOL
 
 Objective = Literal["memory", "speed", "quality"]
 Share = Annotated[float, Field(ge=0, le=1)]

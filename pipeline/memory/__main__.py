@@ -53,7 +53,7 @@ def _show(question: Question, found: Calculated) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.report import quantities as q
+    from pipeline.findings import quantities as q
 
     total = q.data(question.gpu_bytes)
     cards = f"{question.n_gpus} × {question.gpu_gb:g} GB" if question.n_gpus > 1 else f"{question.gpu_gb:g} GB"

@@ -11,14 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row, group, held_share, label
+from pipeline.findings.means import N_RESAMPLES, PROTOCOL, SEED, accuracies, tasks_of
 from pipeline.intervals import bootstrap
 from pipeline.record import Interval, TextQuality
-from pipeline.report import quantities as q
 from pipeline.report.drawing import error_bars, figure, label_ends, legend, mark
 from pipeline.report.equal_bytes import compared
-from pipeline.report.evidence import Row, group, held_share, label
-from pipeline.report.means import N_RESAMPLES, SEED, accuracies, tasks_of
-from pipeline.report.tables import PROTOCOL
 
 Point = tuple[float, Interval]  # share of bytes, value
 Measure = Callable[[Row], Point | None]

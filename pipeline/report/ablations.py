@@ -9,12 +9,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row, label
+from pipeline.findings.means import PROTOCOL, STRICTER, accuracies, tasks_of
 from pipeline.report import ablation_plots, axes, axis_plots, captions, equal_bytes
-from pipeline.report import quantities as q
 from pipeline.report.drawing import style
-from pipeline.report.evidence import Row, label
-from pipeline.report.means import STRICTER, accuracies, tasks_of
-from pipeline.report.tables import PROTOCOL, Table, held_cells, link
+from pipeline.report.tables import Table, held_cells, link
 
 MANY = 12  # lines of a table that may stand unfolded
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.findings.evidence import Row, Setting, group
+from pipeline.findings.means import N_RESAMPLES, SEED, STRICTER, accuracies, mean_difference, tasks_of
 from pipeline.intervals import bootstrap
 from pipeline.record import Interval, TaskQuality, TextQuality
 from pipeline.report import stories
-from pipeline.report.evidence import Row, Setting, group
-from pipeline.report.means import N_RESAMPLES, SEED, STRICTER, accuracies, mean_difference, tasks_of
 from pipeline.report.stories import Story
 
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import Row, changes, group, held_share, label
+from pipeline.findings.means import N_RESAMPLES, PROTOCOL, SEED, STRICTER, accuracies, tasks_of
 from pipeline.intervals import bootstrap, holm, sign_flip_p_values
 from pipeline.record import Interval
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
 from pipeline.report.equal_bytes import N_FLIPS
-from pipeline.report.evidence import Row, changes, group, held_share, label
-from pipeline.report.means import N_RESAMPLES, SEED, STRICTER, accuracies, tasks_of
 from pipeline.report.sentences import grouped
-from pipeline.report.tables import PROTOCOL, Table, link
+from pipeline.report.tables import Table, link
 
 
 @dataclass(frozen=True)

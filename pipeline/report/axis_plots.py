@@ -8,13 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from pipeline.findings import quantities as q
+from pipeline.findings.means import PROTOCOL, STRICTER
 from pipeline.record import Interval
 from pipeline.report import captions
-from pipeline.report import quantities as q
 from pipeline.report.axes import Compared, Varied, part_name
 from pipeline.report.drawing import REFERENCE, ROW_IN, across, figure, mark, name_rows
-from pipeline.report.means import STRICTER
-from pipeline.report.tables import PROTOCOL
 
 AROUND_IN = 1.15
 NARROWEST = 0.02  # an axis shows at least this far to either side: less is nothing

@@ -10,8 +10,9 @@ from matplotlib.ticker import FuncFormatter
 
 from pipeline import bars
 from pipeline.bars import MISSED, Judged
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row, group, label
 from pipeline.record import Interval
-from pipeline.report import quantities as q
 from pipeline.report.drawing import (
     INK,
     REFERENCE,
@@ -27,7 +28,6 @@ from pipeline.report.drawing import (
     name_rows,
     ratio_axis,
 )
-from pipeline.report.evidence import Row, group, label
 
 Lengths = Sequence[tuple[int, Interval]]
 SHORTEST_IN = 3.4
@@ -88,7 +88,7 @@ def _ratio(row: Row) -> Interval:
 
 
 def steps(rows: Sequence[Row]) -> Figure:
-    """A line per technique, the fastest on top: its step as a graph (filled), launched from Python (open), its floor."""
+    """A line per technique, the fastest on top: its step as a graph (filled) and launched from Python (open)."""
     found = ((row, row.record.cost) for row in rows if row.record.cost)
     timed = sorted(found, key=lambda one: one[1].technique.tpot_s_p50)
     drawn = figure(1.3 + ROW_IN * len(timed))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pipeline.report import quantities as q
-from pipeline.report import sentences, verdicts
-from pipeline.report.evidence import Row, group, label, labels
-from pipeline.report.machines import tau_b
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import Row, group, label, labels
+from pipeline.findings.orders import tau_b
+from pipeline.report import sentences
 from pipeline.report.tables import Table, link, why_empty
 
 Point = tuple[str, int, int]  # model, batch, seq_len

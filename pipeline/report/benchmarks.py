@@ -11,11 +11,12 @@ from jinja2 import Environment
 
 from pipeline import bars
 from pipeline.bars import MISSED, NOISE, OURS, REPORTED, Judged, Plan
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import Row, group, label
 from pipeline.record import Interval, Predicted, Record
-from pipeline.report import benchmark_plots, benchmark_points, captions, context, crossing, drawing, verdicts
-from pipeline.report import quantities as q
-from pipeline.report.evidence import Row, group, label
-from pipeline.report.tables import Table, link, why_empty
+from pipeline.report import benchmark_plots, benchmark_points, captions, context, crossing, drawing
+from pipeline.report.tables import Table, why_empty
 
 PAGE = "benchmarks.md"
 FIGURES = "figures"

@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row
 from pipeline.record import Cost, Interval
 from pipeline.report import captions
-from pipeline.report import quantities as q
 from pipeline.report.drawing import (
     INK,
     ROW_IN,
@@ -24,7 +25,6 @@ from pipeline.report.drawing import (
     name_rows,
     of_trials,
 )
-from pipeline.report.evidence import Row
 
 Names = Mapping[tuple[str, str], str]
 Pair = tuple[float, Interval]  # what shapes predict or the machine could do, and what was measured

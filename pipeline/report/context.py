@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.report import quantities as q
-from pipeline.report.evidence import MODEL, Row, Setting, group, label
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import MODEL, Row, Setting, group, label
 from pipeline.report.tables import STATUS, Table, where
 
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row, fullest, group
 from pipeline.record import Cost, Interval
-from pipeline.report import quantities as q
 from pipeline.report import step_plots
 from pipeline.report.drawing import (
     INK,
@@ -27,7 +28,6 @@ from pipeline.report.drawing import (
     name_rows,
     ratio_axis,
 )
-from pipeline.report.evidence import Row, fullest, group
 
 Names = Mapping[tuple[str, str], str]
 End = tuple[float, float, str, str]  # x, y, name, colour

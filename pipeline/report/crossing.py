@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.report import quantities as q
-from pipeline.report.evidence import Row, label
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row, label
 from pipeline.report.tables import Table, link
 
 _COLUMNS = [("Tokens", "r"), ("Batch", "r"), ("On the host", "r"), ("Measured link", "r"), ("Floor of a step", "r")]

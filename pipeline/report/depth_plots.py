@@ -8,15 +8,15 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
+from pipeline.findings import proportions
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row, group
+from pipeline.findings.means import PROTOCOL, STRICTER, tasks_of
 from pipeline.record import Interval
-from pipeline.report import captions, proportions
-from pipeline.report import quantities as q
+from pipeline.report import captions
 from pipeline.report.drawing import REFERENCE, error_bars, mark
-from pipeline.report.evidence import Row, group
-from pipeline.report.means import STRICTER, tasks_of
 from pipeline.report.panels import grid
 from pipeline.report.reach import TASKS
-from pipeline.report.tables import PROTOCOL
 
 Names = Mapping[tuple[str, str], str]
 N_PARTS = 5  # of the context

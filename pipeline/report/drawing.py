@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from pipeline.findings import quantities as q
 from pipeline.record import Interval
-from pipeline.report import quantities as q
 
 # Okabe and Ito's colours without yellow, which vanishes on white, and two of Tol's.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#999933")

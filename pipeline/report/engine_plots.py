@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import BASELINE, Row
 from pipeline.record import Interval, Serving
 from pipeline.report import captions
-from pipeline.report import quantities as q
 from pipeline.report.drawing import INK, PALETTE, REFERENCE, error_bars, figure, of_trials, style
 from pipeline.report.engines import BATCH, EQUAL_LENGTHS, MIXED, ONE_BY_ONE, ORDER, OURS, VLLM, Point, points
-from pipeline.report.evidence import BASELINE, Row
 
 COLORS = dict(zip(ORDER, (REFERENCE, "#444444", PALETTE[4], PALETTE[0], PALETTE[1]), strict=True))
 TITLES = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import BASELINE, Row, group
 from pipeline.record import Interval, Serving, Throughput
-from pipeline.report import quantities as q
 from pipeline.report.engines import (
     BATCH,
     DTYPES,
@@ -21,7 +22,6 @@ from pipeline.report.engines import (
     used_share,
     verdict,
 )
-from pipeline.report.evidence import BASELINE, Row, group
 
 NO_CACHE = "no_cache"
 BESIDE: dict[str, Callable[[Throughput], Interval | None]] = {

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import BASELINE, Row, Setting, group
 from pipeline.record import Agreement, Interval, Serving, Throughput
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
-from pipeline.report.evidence import BASELINE, Row, Setting, group
 from pipeline.report.tables import STATUS, Table, link
 
 ENGINE = "engine"  # the level

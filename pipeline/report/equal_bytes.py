@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import Row, group, held_share, label
+from pipeline.findings.means import N_RESAMPLES, PROTOCOL, SEED, STRICTER, accuracies, tasks_of
 from pipeline.intervals import bootstrap, holm, sign_flip_p_values
 from pipeline.record import Interval
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
-from pipeline.report.evidence import Row, group, held_share, label
-from pipeline.report.means import N_RESAMPLES, SEED, STRICTER, accuracies, tasks_of
-from pipeline.report.tables import PROTOCOL, Table
+from pipeline.report.tables import Table
 
 SHARES = (0.125, 0.25, 0.5)  # of the full cache's bytes
 N_FLIPS = 10_000

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row, fullest, label, slug
+from pipeline.findings.means import PROTOCOL, STRICTER, differs
 from pipeline.report import captions, ceiling_plots, cost_plots, depth_plots, quality_plots, sentences, step_plots
-from pipeline.report import quantities as q
 from pipeline.report.drawing import style
-from pipeline.report.evidence import Row, fullest, label, slug
-from pipeline.report.means import STRICTER, differs
-from pipeline.report.tables import PROTOCOL
 
 Names = Mapping[tuple[str, str], str]
 Drawn = list[tuple[str, str, Figure]]  # file name, alternative text, figure

@@ -7,8 +7,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from pipeline.report.evidence import Row, Setting, fullest, group, labels, slug
-from pipeline.report.means import STRICTER, accuracies, tasks_of
+from pipeline.findings.evidence import Row, Setting, fullest, group, labels, slug
+from pipeline.findings.means import STRICTER, accuracies, tasks_of
 
 LEVEL = "token"
 FOLDER = "metrics"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import group
+from pipeline.findings.means import PROTOCOL
 from pipeline.judgement import Gate, Kept
-from pipeline.report import quantities as q
-from pipeline.report.evidence import group
-from pipeline.report.tables import PROTOCOL, Table
+from pipeline.report.tables import Table
 
 
 def gates(found: Sequence[Gate]) -> Table:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import group
 from pipeline.layout import AGAIN, REFERENCE, Layouts, Point, Timed
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
-from pipeline.report.evidence import group
 from pipeline.report.tables import Table
 
 TITLES = {

@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-import numpy as np
-
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import BASELINE, MODEL, Row, Setting, group, labels
+from pipeline.findings.means import negated
+from pipeline.findings.orders import tau_b
 from pipeline.record import Cell, Interval
-from pipeline.report import quantities as q
-from pipeline.report.evidence import BASELINE, MODEL, Row, Setting, group, labels
-from pipeline.report.means import negated
 from pipeline.report.parts import Part
 from pipeline.report.ranking import QUANTITIES, Quantity
 from pipeline.report.tables import Table
@@ -67,16 +66,6 @@ def parts(rows: Sequence[Row]) -> list[Part]:
     ]
     nothing = f"No {q.count(ENOUGH)} techniques were measured in one setting on more than one machine."
     return found or [Part("what they share", [nothing], [])]
-
-
-def tau_b(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Kendall's rank correlation, corrected for ties (tau-b); None where one side orders nothing.
-
-    M. G. Kendall, The treatment of ties in ranking problems, Biometrika 33 (1945).
-    """
-    a, b = (np.sign(np.subtract.outer(values, values)) for values in (first, second))
-    untied = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
-    return float((a * b).sum()) / untied if untied else None
 
 
 def swapped(first: Mapping[str, Interval], second: Mapping[str, Interval]) -> list[tuple[str, str]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import Row, group
+from pipeline.findings.means import STRICTER
 from pipeline.record import Cost, Interval
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
 from pipeline.report.architectures import (
     Architecture,
     Recall,
@@ -18,8 +20,6 @@ from pipeline.report.architectures import (
     recall,
     text,
 )
-from pipeline.report.evidence import Row, group
-from pipeline.report.means import STRICTER
 from pipeline.report.stories import TRAINED
 from pipeline.report.tables import STATUS, Table, link
 

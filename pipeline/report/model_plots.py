@@ -11,9 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import group
+from pipeline.findings.means import shifted
 from pipeline.record import Interval
 from pipeline.report import captions, reach, training_plots
-from pipeline.report import quantities as q
 from pipeline.report.architectures import Architecture, at, lengths, longest_trained, recall, text
 from pipeline.report.drawing import (
     REFERENCE,
@@ -26,8 +28,6 @@ from pipeline.report.drawing import (
     length_axis,
     style,
 )
-from pipeline.report.evidence import group
-from pipeline.report.means import shifted
 from pipeline.report.panels import look, panels
 from pipeline.report.training_plots import Drawn
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import Row, group
+from pipeline.findings.means import STRICTER
 from pipeline.record import Interval
-from pipeline.report import quantities as q
-from pipeline.report import reach, uptraining, verdicts
+from pipeline.report import reach, uptraining
 from pipeline.report.architectures import (
     Architecture,
     at,
@@ -16,8 +19,6 @@ from pipeline.report.architectures import (
     recall,
     text,
 )
-from pipeline.report.evidence import Row, group
-from pipeline.report.means import STRICTER
 from pipeline.report.model_level import why_not
 from pipeline.report.sentences import ORDER
 

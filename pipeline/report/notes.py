@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pipeline.report import evidence
-from pipeline.report import quantities as q
-from pipeline.report.evidence import Row, group
+from pipeline.findings import evidence
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row, group
 
 SEVERAL = "Several machines"  # the section that compares them
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from pipeline.findings import quantities as q
 from pipeline.memory.production import Held, Plan, Point, Points, Production, Shape
-from pipeline.report import quantities as q
 from pipeline.report.tables import Table
 
 DECIMAL_GB = 10**9

@@ -5,9 +5,9 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
+from pipeline.findings import quantities as q
 from pipeline.memory.production import Production
 from pipeline.report import captions
-from pipeline.report import quantities as q
 from pipeline.report.drawing import INK, PALETTE, REFERENCE, figure, style
 
 TICKS = 5  # about so many

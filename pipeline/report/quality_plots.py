@@ -10,12 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row, group, held_share
+from pipeline.findings.means import PROTOCOL, answered, mean_difference, shifted
 from pipeline.record import Interval, TaskQuality, TextQuality
-from pipeline.report import quantities as q
 from pipeline.report.drawing import INK, REFERENCE, ROW_IN, Mark, across, dodge, figure, mark, name_rows
-from pipeline.report.evidence import Row, group, held_share
-from pipeline.report.means import answered, mean_difference, shifted
-from pipeline.report.tables import PROTOCOL
 
 Names = Mapping[tuple[str, str], str]
 Measured = TypeVar("Measured", TaskQuality, TextQuality)

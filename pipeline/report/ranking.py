@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import Row, fullest, group
+from pipeline.findings.means import negated, recall_gain, recall_loss, spread, text_loss
+from pipeline.findings.orders import ranks
 from pipeline.record import Interval
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
-from pipeline.report.evidence import Row, fullest, group
-from pipeline.report.means import negated, recall_gain, recall_loss, spread, text_loss
 from pipeline.report.tables import Table, why_empty
 
 
@@ -44,11 +45,6 @@ def rankings(rows: Sequence[Row], names: Mapping[tuple[str, str], str]) -> list[
                 where = f"{quantity.title}, {q.count(rivals[0].cell.seq_len)} tokens, batch {q.count(batch)}"
                 found.append(Ranking(where, _table(ranked, names, quantity), _absent(rivals, names, quantity)))
     return found
-
-
-def ranks(values: Sequence[Interval]) -> list[int]:
-    """Smallest first; where nobody lies wholly below, several are first."""
-    return [1 + sum(other.high < value.low for other in values) for value in values]
 
 
 def _table(ranked: Sequence[tuple[Row, Interval]], names: Mapping[tuple[str, str], str], quantity: Quantity) -> Table:

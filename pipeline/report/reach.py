@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from pipeline.findings import proportions, verdicts
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row, group
+from pipeline.findings.means import SEED, STRICTER
 from pipeline.intervals import holm, sign_flip_p_values
 from pipeline.record import Interval
-from pipeline.report import proportions, verdicts
-from pipeline.report import quantities as q
 from pipeline.report.architectures import Architecture
-from pipeline.report.evidence import Row, group
-from pipeline.report.means import SEED, STRICTER
 from pipeline.report.tables import Table
 
 N_STEPS = 4  # of which the distance is told apart; the rest is beyond

@@ -9,12 +9,14 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline import bars, judgement
+from pipeline.findings import evidence
+from pipeline.findings.evidence import ABLATION, MODEL, SYSTEM, Row, Setting, group
+from pipeline.findings.means import PROTOCOL, differs
 from pipeline.report import (
     ablations,
     benchmarks,
     context,
     crossing,
-    evidence,
     figures,
     headlines,
     judged,
@@ -29,8 +31,6 @@ from pipeline.report.advice import use_cases as advice
 from pipeline.report.claims import pages as claim_pages
 from pipeline.report.contents import with_contents
 from pipeline.report.engines import ENGINE
-from pipeline.report.evidence import ABLATION, MODEL, SYSTEM, Row, Setting, group
-from pipeline.report.means import differs
 from pipeline.report.page import figures as page_figures
 from pipeline.report.page import render as page
 from pipeline.report.parts import FIGURES, Files, Gallery, Level, Part, Picture, Technique
@@ -215,7 +215,7 @@ def _comparison_tables(rows: Sequence[Row], names: Names, reports_dir: Path) -> 
         if any(row.record.cost for row in members):
             yield f"Cost at {where}", tables.summary_cost(members, names, reports_dir)
         if any(row.record.quality and row.record.quality.tasks for row in members):
-            heading = f"Recall accuracy ({' / '.join(tables.PROTOCOL.values())}) at {where}"
+            heading = f"Recall accuracy ({' / '.join(PROTOCOL.values())}) at {where}"
             yield heading, tables.summary_recall(members, names, reports_dir)
         if any(row.record.quality and row.record.quality.text for row in members):
             yield f"Held-out text at {where}", tables.summary_text(members, names, reports_dir)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.findings import evidence
+from pipeline.findings.evidence import Row, Setting, group
 from pipeline.layout import read_all as read_layouts
 from pipeline.memory.production import read as read_production
 from pipeline.report import (
@@ -13,7 +15,6 @@ from pipeline.report import (
     engine_plots,
     engine_sentences,
     engines,
-    evidence,
     layout,
     model_level,
     model_plots,
@@ -31,7 +32,6 @@ from pipeline.report import (
     weight_plots,
     weights,
 )
-from pipeline.report.evidence import Row, Setting, group
 from pipeline.report.parts import Gallery, Part
 from pipeline.serving.results import read as read_serving
 

@@ -6,13 +6,14 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import ABLATION, MODEL, Row, changes, fullest, group
+from pipeline.findings.means import PROTOCOL, STRICTER, differs, recall_gain, text_loss
+from pipeline.findings.orders import ranks
 from pipeline.record import Cost, Interval, TaskQuality
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
-from pipeline.report.evidence import ABLATION, MODEL, Row, changes, fullest, group
-from pipeline.report.means import STRICTER, differs, recall_gain, text_loss
-from pipeline.report.ranking import decode_speed, ranks
-from pipeline.report.tables import PROTOCOL, STATUS
+from pipeline.report.ranking import decode_speed
+from pipeline.report.tables import STATUS
 
 Names = Mapping[tuple[str, str], str]
 ORDER = (

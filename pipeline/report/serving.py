@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.report import quantities as q
+from pipeline.findings import quantities as q
 from pipeline.report.tables import Table
 from pipeline.serving.results import Counted, Filled, Load, OfPolicy, OfTechnique, Policy, Served, Serving, Size
 

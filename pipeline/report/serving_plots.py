@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from pipeline.findings import quantities as q
 from pipeline.report import captions, serving
-from pipeline.report import quantities as q
 from pipeline.report.drawing import INK, PALETTE, REFERENCE, figure, style
 from pipeline.serving.results import OfPolicy, OfTechnique, Served, Serving
 

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
-from pipeline.report import quantities as q
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row
 from pipeline.report.drawing import LABEL_IN, REFERENCE, figure, label_ends, mark
-from pipeline.report.evidence import Row
 from pipeline.report.panels import grid
 
 Names = Mapping[tuple[str, str], str]

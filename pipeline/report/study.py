@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline import study
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import Row, group
+from pipeline.findings.means import spread, variation
+from pipeline.findings.orders import ranks
 from pipeline.record import Cost, Interval
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
-from pipeline.report.evidence import Row, group
-from pipeline.report.means import spread, variation
-from pipeline.report.ranking import ranks
 from pipeline.report.tables import STATUS, Table
 from pipeline.study import Setting
 

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import group
 from pipeline.record import Arm
 from pipeline.report import captions
-from pipeline.report import quantities as q
 from pipeline.report.drawing import REFERENCE, Mark, figure, label_ends, mark, style
-from pipeline.report.evidence import group
 from pipeline.report.step_plots import bytes_above, bytes_by_step, running_median
 from pipeline.report.study import Repeated
 

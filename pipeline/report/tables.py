@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import Row, held_share
+from pipeline.findings.means import PROTOCOL, answered, mean_difference, recall_gain
 from pipeline.record import Arm, Cost, TaskQuality, TextQuality
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
-from pipeline.report.evidence import Row, held_share
-from pipeline.report.means import answered, mean_difference, recall_gain
 
 STATUS = {"ok": "measured", "error": "failed", "skipped": "skipped"}
-PROTOCOL = {"query_aware": "query-aware", "query_agnostic": "query-agnostic"}
 Names = Mapping[tuple[str, str], str]
 
 

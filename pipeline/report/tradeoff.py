@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.advise.candidates import CONTROLS
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import Row, Setting, changes, fullest, group, labels
+from pipeline.findings.means import PROTOCOL, STRICTER, recall_gain, recall_loss
 from pipeline.record import Interval
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
-from pipeline.report.evidence import Row, Setting, changes, fullest, group, labels
-from pipeline.report.means import STRICTER, recall_gain, recall_loss
 from pipeline.report.ranking import decode_speed
-from pipeline.report.tables import PROTOCOL, Table
+from pipeline.report.tables import Table
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from pipeline.findings import quantities as q
 from pipeline.report import captions
-from pipeline.report import quantities as q
 from pipeline.report.cost_plots import OFF_SCALE
 from pipeline.report.drawing import INK, LABEL_IN, error_bars, figure, label_ends, mark, ratio_axis, style
 from pipeline.report.tradeoff import Both, where

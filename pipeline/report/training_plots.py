@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.findings import quantities as q
 from pipeline.report import captions
-from pipeline.report import quantities as q
 from pipeline.report.architectures import Architecture
 from pipeline.report.drawing import INK, REFERENCE
 from pipeline.report.panels import look, panels

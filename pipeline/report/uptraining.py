@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from pipeline.findings import proportions, verdicts
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import group
 from pipeline.judgement import Gate
 from pipeline.record import Interval
-from pipeline.report import architectures, proportions, verdicts
-from pipeline.report import quantities as q
+from pipeline.report import architectures
 from pipeline.report.architectures import Architecture, at, longest_trained
-from pipeline.report.evidence import group
 from pipeline.report.stories import TRAINED, Story
 from pipeline.report.tables import Table
 

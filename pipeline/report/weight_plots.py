@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row, slug
 from pipeline.record import Interval
 from pipeline.report import captions, weights
-from pipeline.report import quantities as q
 from pipeline.report.architectures import text
 from pipeline.report.drawing import PALETTE, REFERENCE, error_bars, figure, ratio_axis, style
-from pipeline.report.evidence import Row, slug
 from pipeline.report.training_plots import Drawn
 from pipeline.report.weights import Place
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import BASELINE, Row, Setting, group
 from pipeline.record import Arm, Interval
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
 from pipeline.report.architectures import recall, text
-from pipeline.report.evidence import BASELINE, Row, Setting, group
 from pipeline.report.sentences import ORDER
 from pipeline.report.tables import STATUS, Table, link
 

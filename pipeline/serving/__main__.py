@@ -49,7 +49,7 @@ def _show(found: Serving) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.report import quantities as q
+    from pipeline.findings import quantities as q
 
     console = Console(highlight=False)
     if not console.is_terminal:  # a line that is folded at 80 columns cannot be searched
@@ -71,7 +71,7 @@ def _lines(found: Serving) -> list[tuple[str, Served]]:
 
 
 def _cells(served: Served) -> list[str]:
-    from pipeline.report import quantities as q
+    from pipeline.findings import quantities as q
 
     counts = (served.n_slots, served.concurrent_peak, served.n_preemptions, served.finished_tokens_per_step)
     slots, peak, preempted, goodput = map(q.count, counts)

@@ -11,8 +11,8 @@ import pytest
 from pipeline.advise import use_cases
 from pipeline.advise.candidates import Candidate, bases, candidates, longest, recall_kept
 from pipeline.advise.selection import Needs, select
+from pipeline.findings import evidence
 from pipeline.record import Record
-from pipeline.report import evidence
 from tests.pipeline.report import factory
 
 MEMORY, SPEED = Needs(objective="memory"), Needs(objective="speed")

@@ -41,7 +41,7 @@ NOT_A_REASON = {
     "ablation": SHOWN,
     "benchmark": SHOWN,
     "memory": ["pipeline.refusals"],
-    "serving": ["pipeline.refusals", "pipeline.report.quantities"],
+    "serving": ["pipeline.refusals", "pipeline.findings.quantities"],
     "report": ["pipeline.refusals"],
     "gates": ["pipeline.refusals", "pipeline.bars", "pipeline.intervals"],  # bars judge records, not the model
 }

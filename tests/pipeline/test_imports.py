@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import ROOT
-from pipeline.fingerprint import import_closure
+from pipeline.fingerprint import import_closure, imported_names
 
 PIPELINE, STRATEGIES = (sorted((ROOT / name).rglob("*.py")) for name in ("pipeline", "strategies"))
 
@@ -51,6 +51,13 @@ def test_report_needs_no_torch():
     assert "pipeline.report.render" in modules
     for path in modules.values():
         assert not packages(path) & {"torch", "transformers"}, path
+
+
+@pytest.mark.parametrize(("package", "above"), [("findings", ("advise", "report")), ("advise", ("report",))])
+def test_what_records_say_depends_on_nobody_who_shows_it(package, above):
+    for path in (ROOT / "pipeline" / package).glob("*.py"):
+        for name in imported_names(path, f"pipeline.{package}.{path.stem}"):
+            assert not name.startswith(tuple(f"pipeline.{other}" for other in above)), f"{path.name} imports {name}"
 
 
 @pytest.mark.parametrize("module", ["run", "grid", "console", "hardware", "tracking", "record", "report.render"])

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from pipeline.advise.candidates import Candidate
 from pipeline.advise.selection import Needs, select
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import Row, group
+from pipeline.findings.means import PROTOCOL, SEED, STRICTER, accuracies, tasks_of
 from pipeline.intervals import holm, sign_flip_p_values
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
 from pipeline.report.advice.words import beside, part_of
-from pipeline.report.evidence import Row, group
-from pipeline.report.means import SEED, STRICTER, accuracies, tasks_of
-from pipeline.report.tables import PROTOCOL, link
+from pipeline.report.tables import link
 
 BOUNDS = (0.98, 0.9)  # of the full cache's recall: what may be called cheap
 SMALL, LOSSY = 0.5, 0.9  # of the full cache's bytes, of its recall

@@ -11,12 +11,12 @@ from pipeline.advise import candidates, use_cases
 from pipeline.advise.candidates import Basis, Candidate
 from pipeline.advise.selection import Needs, Selection, select
 from pipeline.advise.use_cases import Plan, Question, UseCase
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import ABLATION, BASELINE, Row
+from pipeline.findings.means import STRICTER
 from pipeline.report.advice import insights
 from pipeline.report.advice.words import beside, bounds, complexity, kept, rule
-from pipeline.report.evidence import ABLATION, BASELINE, Row
-from pipeline.report.means import STRICTER
 from pipeline.report.parts import Part
 from pipeline.report.tables import Table, link
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from pipeline.advise.candidates import Candidate
 from pipeline.advise.selection import Needs
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row
+from pipeline.findings.means import PROTOCOL
 from pipeline.record import Interval
-from pipeline.report import quantities as q
-from pipeline.report.evidence import Row
-from pipeline.report.tables import PROTOCOL, link
+from pipeline.report.tables import link
 
 SPEEDS = {
     "not_slower": "decode steps that are not found slower than the full cache's",

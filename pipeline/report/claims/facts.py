@@ -10,10 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline import judgement
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row, label
 from pipeline.memory import production
 from pipeline.record import Cell, Interval
-from pipeline.report import quantities as q
-from pipeline.report.evidence import Row, label
 from pipeline.serving import results as serving
 from pipeline.serving.results import Served
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from jinja2 import Environment
 
-from pipeline.report import quantities as q
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row, group
 from pipeline.report.claims.facts import of_files, of_rows
 from pipeline.report.claims.ledger import Expected, Ledger, read
 from pipeline.report.claims.quantities import Quantity
 from pipeline.report.claims.verdicts import CONTRADICTED, NOT_TESTED, ORDER, SUPPORTED, Judged, Reading, judge
-from pipeline.report.evidence import Row, group
 from pipeline.report.parts import Files, Part
 from pipeline.report.sentences import paper
 from pipeline.report.tables import Table

@@ -6,14 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.intervals import bootstrap
-from pipeline.record import Cost, Interval
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
-from pipeline.report.claims.facts import GIB, Fact, exact
-from pipeline.report.engines import Served, used_share
-from pipeline.report.evidence import Row, held_share
-from pipeline.report.means import (
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import Row, held_share
+from pipeline.findings.means import (
     N_RESAMPLES,
     SEED,
     STRICTER,
@@ -23,6 +19,10 @@ from pipeline.report.means import (
     text_loss,
     variation,
 )
+from pipeline.intervals import bootstrap
+from pipeline.record import Cost, Interval
+from pipeline.report.claims.facts import GIB, Fact, exact
+from pipeline.report.engines import Served, used_share
 from pipeline.report.ranking import memory
 from pipeline.report.study import peak_share
 from pipeline.report.weights import weight_bytes

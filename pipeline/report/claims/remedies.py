@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.findings.evidence import changes
 from pipeline.report.claims.ledger import Check
-from pipeline.report.evidence import changes
 
 # Levels and parts with a command of their own; all other cells are measured by `pipeline.run`.
 COMMANDS = {

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
 from pipeline.record import Interval
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
 from pipeline.report.claims.facts import Fact, partners, selected
 from pipeline.report.claims.ledger import NAMED, Check, Claim, Expected
 from pipeline.report.claims.quantities import QUANTITIES, Measured, Quantity

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import Row, fullest
 from pipeline.report import ceiling_plots, tradeoff
-from pipeline.report import quantities as q
 from pipeline.report.ceiling_plots import Pair
 from pipeline.report.cost_plots import OFF_SCALE
 from pipeline.report.drawing import INK, Mark, mark
-from pipeline.report.evidence import Row, fullest
 from pipeline.report.page.charts import HIDDEN, Chart, View, names, plain, points, ratios
 from pipeline.report.tradeoff import Both
 

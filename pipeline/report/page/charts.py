@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.findings import quantities as q
 from pipeline.record import Interval
-from pipeline.report import quantities as q
 from pipeline.report.drawing import INK, NOISE, Mark, error_bars
 
 Trace = dict[str, Any]  # as plotly.js reads it

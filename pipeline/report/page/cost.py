@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import Row, fullest, group, label
 from pipeline.record import Arm, Cost, Interval
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
 from pipeline.report.cost_plots import OFF_SCALE
 from pipeline.report.drawing import REFERENCE, mark
-from pipeline.report.evidence import Row, fullest, group, label
 from pipeline.report.page.charts import (
     HIDDEN,
     Axis,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pipeline.report import architectures, engines, evidence, tradeoff
-from pipeline.report.evidence import ABLATION, MODEL, Row, Setting, group, slug
+from pipeline.findings import evidence
+from pipeline.findings.evidence import ABLATION, MODEL, Row, Setting, group, slug
+from pipeline.report import architectures, engines, tradeoff
 from pipeline.report.page import ceilings as page_ceilings
 from pipeline.report.page import cost as page_cost
 from pipeline.report.page import levels as page_levels

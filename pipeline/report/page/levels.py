@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import BASELINE, Row, group
+from pipeline.findings.means import shifted
 from pipeline.record import Interval
 from pipeline.report import engine_plots, model_plots
-from pipeline.report import quantities as q
 from pipeline.report.architectures import Architecture, architectures, at, lengths, longest_trained, recall, text
 from pipeline.report.drawing import of_trials
 from pipeline.report.engines import EQUAL_LENGTHS, MIXED, ORDER, Point, Served, points
-from pipeline.report.evidence import BASELINE, Row, group
-from pipeline.report.means import shifted
 from pipeline.report.page.charts import Axis, Chart, Trace, View, bars, bytes_held, plain
 from pipeline.report.page.charts import lengths as length_axis
 from pipeline.report.page.charts import points as marks

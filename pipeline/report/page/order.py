@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from pipeline.report import quantities as q
+from pipeline.findings import quantities as q
 
 INFINITE = {"∞", "all"}  # a budget of all tokens is above every number of them
 SCALES = {

@@ -5,16 +5,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
+from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import Row, group, held_share, label
+from pipeline.findings.means import N_RESAMPLES, PROTOCOL, SEED, accuracies, mean_difference, shifted, tasks_of
 from pipeline.intervals import bootstrap
 from pipeline.record import Interval, TaskQuality, TextQuality
-from pipeline.report import quantities as q
-from pipeline.report import verdicts
 from pipeline.report.drawing import INK, mark
 from pipeline.report.equal_bytes import compared
-from pipeline.report.evidence import Row, group, held_share, label
-from pipeline.report.means import N_RESAMPLES, SEED, accuracies, mean_difference, shifted, tasks_of
 from pipeline.report.page.charts import Axis, Chart, Trace, View, budgets, names, plain, points, shares
-from pipeline.report.tables import PROTOCOL
 
 Names = Mapping[tuple[str, str], str]
 AGNOSTIC_FIRST = tuple(reversed(PROTOCOL.items()))  # the stricter protocol is what is shown first

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.findings import evidence, verdicts
 from pipeline.record import Items, Record
-from pipeline.report import ablations, axes, equal_bytes, evidence, render, verdicts
+from pipeline.report import ablations, axes, equal_bytes, render
 from tests.pipeline.report import factory
 
 BUDGETS = (0.1, 0.25, 0.5)

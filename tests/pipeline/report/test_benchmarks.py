@@ -9,9 +9,9 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 from pipeline import bars
+from pipeline.findings import quantities as q
 from pipeline.record import Record
 from pipeline.report import benchmarks, render
-from pipeline.report import quantities as q
 from tests.pipeline.report import factory
 
 PLAN = bars.load()

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.findings import evidence, verdicts
+from pipeline.findings import quantities as q
 from pipeline.record import Agreement, Interval, Record, Serving, Throughput
-from pipeline.report import drawing, engine_plots, engine_sentences, engines, evidence, verdicts
-from pipeline.report import quantities as q
+from pipeline.report import drawing, engine_plots, engine_sentences, engines
 from tests.pipeline.report import factory
 
 EXACT = Agreement(n_steps=100, tokens_equal=1.0)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from pipeline.findings import evidence
+from pipeline.findings import quantities as q
 from pipeline.record import Items, Record
-from pipeline.report import captions, ceiling_plots, cost_plots, depth_plots, evidence, figures, render, step_plots
-from pipeline.report import quantities as q
+from pipeline.report import captions, ceiling_plots, cost_plots, depth_plots, figures, render, step_plots
 from tests.pipeline.report import factory
 
 LENGTHS = (512, 1024, 2048)

@@ -11,8 +11,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipeline import ROOT
+from pipeline.findings import evidence
 from pipeline.record import Record
-from pipeline.report import evidence, headlines, render
+from pipeline.report import headlines, render
 from tests.pipeline.report import factory
 from tests.pipeline.test_dvc import STAGES, dvc
 

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+from pipeline.findings import quantities as q
 from pipeline.judgement import Gate, Kept
 from pipeline.record import Interval
 from pipeline.report import judged
-from pipeline.report import quantities as q
 
 
 def test_a_gate_that_was_missed_stands_out() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pipeline import layout as measured
 from pipeline import record
+from pipeline.findings import quantities as q
 from pipeline.layout import AGAIN, REFERENCE, Layouts, Plan, Point, Timed
 from pipeline.report import layout, render
-from pipeline.report import quantities as q
 from tests.pipeline.report import factory
 
 

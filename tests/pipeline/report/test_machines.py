@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report import evidence, machines, ranking, render
+from pipeline.findings import evidence, orders
+from pipeline.report import machines, ranking, render
 from pipeline.report.parts import Part
 from tests.pipeline.report import factory
 
@@ -102,13 +103,13 @@ def test_tau_is_that_of_the_definition(seed: int) -> None:
         ((a > b) - (a < b), (c > d) - (c < d)) for (a, c), (b, d) in combinations(zip(first, second, strict=True), 2)
     ]
     untied = [sum(sign != 0 for sign in side) for side in zip(*signs, strict=True)]
-    tau = machines.tau_b(first, second)
+    tau = orders.tau_b(first, second)
     assert tau is not None and math.isclose(tau, sum(a * b for a, b in signs) / math.sqrt(math.prod(untied)))
 
 
 def test_tau_of_what_orders_nothing_is_none() -> None:
-    assert machines.tau_b([1, 1, 1], [1, 2, 3]) is None
-    assert machines.tau_b([1, 2, 3], [10, 20, 30]) == pytest.approx(1)
+    assert orders.tau_b([1, 1, 1], [1, 2, 3]) is None
+    assert orders.tau_b([1, 2, 3], [10, 20, 30]) == pytest.approx(1)
 
 
 def test_every_ranked_quantity_is_compared(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.findings import evidence, proportions, verdicts
+from pipeline.findings import quantities as q
 from pipeline.record import Record
-from pipeline.report import evidence, model_sentences, proportions, reach, render, stories, uptraining, verdicts
-from pipeline.report import quantities as q
+from pipeline.report import model_sentences, reach, render, stories, uptraining
 from pipeline.report.architectures import Architecture, architectures
 from pipeline.report.model_level import tables
 from tests.pipeline.report import factory, trained

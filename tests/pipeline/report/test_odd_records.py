@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.findings import evidence, faults
 from pipeline.record import Record
-from pipeline.report import context, evidence, faults, notes, render
+from pipeline.report import context, notes, render
 from pipeline.report.__main__ import main
 from tests.pipeline.report import factory, test_engines
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import ROOT, record
+from pipeline.findings import quantities as q
 from pipeline.memory import production as computed
 from pipeline.memory.production import HeadCount, Held, Point, Production, Shape
 from pipeline.report import drawing, production, production_plots, render
-from pipeline.report import quantities as q
 from tests.pipeline.report import factory
 
 GIB = 2**30

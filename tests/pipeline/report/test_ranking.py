@@ -4,19 +4,20 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.findings import evidence, means, orders, verdicts
 from pipeline.record import Interval
-from pipeline.report import evidence, means, ranking, verdicts
+from pipeline.report import ranking
 from tests.pipeline.report import factory
 
 
 def test_overlapping_intervals_share_a_rank() -> None:
     values = [factory.interval(v, 0.1) for v in (1.0, 1.15, 2.0, 1.3)]
-    assert ranking.ranks(values) == [1, 1, 4, 2]
+    assert orders.ranks(values) == [1, 1, 4, 2]
 
 
 def test_rank_is_one_plus_those_wholly_below() -> None:
     values = [factory.interval(v, 0.01) for v in (3.0, 1.0, 2.0)]
-    assert ranking.ranks(values) == [3, 1, 2]
+    assert orders.ranks(values) == [3, 1, 2]
 
 
 def rankings(records: list, folder: Path) -> dict[str, ranking.Ranking]:
@@ -97,7 +98,7 @@ def test_one_sample_is_not_ranked_and_says_so(tmp_path: Path) -> None:
 
 def test_an_interval_is_ranked_by_its_ends_not_by_its_estimate() -> None:
     wide = Interval(estimate=2.0, low=0.5, high=3.5, n=4)
-    assert ranking.ranks([factory.interval(1.0, 0.1), wide]) == [1, 1]
+    assert orders.ranks([factory.interval(1.0, 0.1), wide]) == [1, 1]
 
 
 def test_what_the_full_cache_cannot_do_is_in_no_mean_and_no_verdict(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 
+from pipeline.findings import verdicts
 from pipeline.judgement import Gate, Judgement
-from pipeline.report import render, verdicts
+from pipeline.report import render
 from pipeline.report.__main__ import main
 from tests.pipeline.report import factory
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.findings import evidence, verdicts
 from pipeline.record import Interval, Record
-from pipeline.report import evidence, sentences, verdicts
+from pipeline.report import sentences
 from tests.pipeline.report import factory
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline import ROOT
+from pipeline.findings import quantities as q
 from pipeline.report import drawing, serving, serving_plots
-from pipeline.report import quantities as q
 from pipeline.serving import plan, results
 from pipeline.serving.cases import counted
 from pipeline.serving.results import Load, OfPolicy, OfTechnique, Policy, Served, Serving, Size, Unsized

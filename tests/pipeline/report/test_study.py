@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.findings import evidence, verdicts
 from pipeline.record import Interval, Record
-from pipeline.report import evidence, render, study, verdicts
+from pipeline.report import render, study
 from pipeline.study import Memory, Setting, read
 from tests.pipeline.report import factory
 

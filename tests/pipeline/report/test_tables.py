@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from pipeline.report import context, crossing, evidence, render, tables
-from pipeline.report import quantities as q
+from pipeline.findings import evidence
+from pipeline.findings import quantities as q
+from pipeline.report import context, crossing, render, tables
 from tests.pipeline.report import factory
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.findings import evidence, verdicts
+from pipeline.findings import quantities as q
 from pipeline.record import Record
-from pipeline.report import evidence, tradeoff, verdicts
-from pipeline.report import quantities as q
+from pipeline.report import tradeoff
 from tests.pipeline.report import factory
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.findings import evidence
 from pipeline.record import Record
-from pipeline.report import evidence, weight_plots, weights
+from pipeline.report import weight_plots, weights
 from pipeline.report.render import render
 from pipeline.report.weights import Place
 from tests.pipeline.report import factory

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.findings import evidence
 from pipeline.record import Record
-from pipeline.report import evidence
 from pipeline.report.advice import use_cases as advice
 from tests.pipeline.report import factory
 

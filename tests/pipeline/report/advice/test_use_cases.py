@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pipeline.findings import evidence
 from pipeline.record import Record
-from pipeline.report import evidence
 from pipeline.report.advice import use_cases as advice
 from pipeline.report.advice.use_cases import Advice
 from tests.pipeline.report import factory

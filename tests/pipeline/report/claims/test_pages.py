@@ -9,7 +9,8 @@ from urllib.parse import unquote
 import pytest
 from markdown_it import MarkdownIt
 
-from pipeline.report import evidence, render
+from pipeline.findings import evidence
+from pipeline.report import render
 from pipeline.report.claims import ledger as claims
 from pipeline.report.claims import pages as claim_pages
 from pipeline.report.claims.verdicts import CONTRADICTED, NOT_TESTED, ORDER, SUPPORTED

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pipeline import ROOT, record
+from pipeline.findings import evidence, verdicts
 from pipeline.judgement import Gate, Judgement
 from pipeline.record import Interval, Record
-from pipeline.report import evidence, verdicts
 from pipeline.report.claims import ledger as claims
 from pipeline.report.claims import pages as claim_pages
 from pipeline.report.claims.facts import of_files, of_rows

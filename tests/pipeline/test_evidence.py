@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report import evidence
+from pipeline.findings import evidence
 from tests.pipeline.report import factory
 
 

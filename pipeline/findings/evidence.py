@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline import record
+from pipeline.findings import faults
 from pipeline.record import Cell, Record, TaskQuality, TextQuality
-from pipeline.report import faults
 
 BASELINE = "full"
 ABLATION = "ablation"

@@ -9,11 +9,12 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.findings import verdicts
+from pipeline.findings.evidence import Row
 from pipeline.intervals import bootstrap
 from pipeline.record import Interval, TaskQuality
-from pipeline.report import verdicts
-from pipeline.report.evidence import Row
 
+PROTOCOL = {"query_aware": "query-aware", "query_agnostic": "query-agnostic"}
 STRICTER = "query_agnostic"  # the protocol that techniques are ranked by
 N_RESAMPLES = 2000
 SEED = 0

@@ -169,7 +169,12 @@ def round_ticks(low: float, high: float) -> list[float]:
         ticks = [step * 10.0**k for k in decades for step in steps if low <= step * 10.0**k <= high]
         if len(ticks) >= 4:
             return ticks
-    return [float(t) for t in MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= t <= high]
+    even = (float(t) for t in MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= t <= high)
+    gap, kept = (high / low) ** (1 / 9), list[float]()  # even steps crowd at the upper end of a logarithmic axis
+    for tick in even:
+        if not kept or tick >= kept[-1] * gap:
+            kept.append(tick)
+    return kept
 
 
 def ratio_axis(axes: Axes, which: str, values: Iterable[float]) -> None:

@@ -200,6 +200,14 @@ def benchmarked(strategy: str, seq_len: int = 4096, ratio: float = 0.5, **change
     return made.model_copy(update={"config": config})
 
 
+def launched(made: Record, technique_s: float, full_s: float) -> Record:
+    """The record, had its steps been CUDA graphs, and taken so long where Python launches them."""
+    assert made.cost is not None
+    times = {"technique": technique_s, "full": full_s}
+    arms = {name: getattr(made.cost, name).model_copy(update={"launched_step_s_p50": s}) for name, s in times.items()}
+    return made.model_copy(update={"cost": made.cost.model_copy(update=arms)})
+
+
 def offloaded(made: Record, n_bytes: int, link: float | None) -> Record:
     """The record, had its technique left so much on the host, behind a link of so many bytes per second."""
     assert made.cost is not None

@@ -139,3 +139,21 @@ def test_the_report_sums_the_benchmark_up_and_leads_to_it(tmp_path: Path) -> Non
     report = (tmp_path / "reports" / render.REPORT).read_text()
     assert "[benchmarks.md](benchmarks.md)" in report and "of 8 bars" in report
     assert "Benchmark level" not in report
+
+
+def test_on_a_gpu_a_step_stands_beside_the_same_step_launched_from_python(tmp_path: Path) -> None:
+    gpu: dict[str, Any] = {"model": "llama_3_1_8b", "seq_len": 8192, "device": "cuda", "dtype": "bfloat16"}
+    slow = factory.launched(factory.benchmarked("tova", ratio=0.5, **gpu), 0.030, 0.060)
+    fast = factory.launched(factory.benchmarked("snapkv", ratio=0.4, **gpu), 0.040, 0.060)
+    text = page([slow, fast], tmp_path)
+    assert "| Launched from Python |" in text
+    assert re.search(r"\[tova\].*\| 30\.0.ms \|", text) and re.search(r"\[snapkv\].*\| 40\.0.ms \|", text)
+    assert f"take {q.seconds(0.030)} to {q.seconds(0.040)} (HfDynamic's {q.seconds(0.060)})" in text
+    assert "Kendall's tau-b of the two orders is −1.00." in text
+    assert "benchmark-steps-8192-1-" in text
+    assert "which was not measured here" in text and "### Time" not in text
+
+
+def test_where_nothing_was_captured_nothing_is_said_of_launching(tmp_path: Path) -> None:
+    text = page([factory.benchmarked("tova", ratio=0.5)], tmp_path)
+    assert "| Launched from Python |" not in text and "benchmark-steps" not in text

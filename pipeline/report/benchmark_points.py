@@ -80,8 +80,8 @@ def _launching(rows: Sequence[Row]) -> str:
         reference = f" ({rows[0].setting.reference}'s {q.seconds(stock.full.launched_step_s_p50)})"
     text = (
         f"The same steps, each launched from Python kernel by kernel at {title(rows[0])}, take "
-        f"{_range(launches)}{reference}, where one graph takes {_range(graphs)}: that is the time of the interpreter, "
-        "and of whatever it prepares anew for each length, not of the technique."
+        f"{_range(launches)}{reference}, where one graph takes {_range(graphs)}. The graph runs the same kernels, so "
+        "that the rest is what launching them takes: the interpreter, and what a library prepares for each length."
     )
     agreement = tau_b(launches, graphs)
     return text if agreement is None else f"{text} Kendall's tau-b of the two orders is {q.decimal(agreement)}."

@@ -235,12 +235,14 @@ def test_what_was_rejected_is_as_if_it_had_never_been(technique: str) -> None:
     torch.testing.assert_close(feed(model, cache, ids[:, 28:]), expected, rtol=0, atol=1e-9)
 
 
-def test_speculative_decoding_gives_the_plain_tokens() -> None:
+@pytest.mark.parametrize("drafts", ["looked up in the prompt", "from another model"])
+def test_speculative_decoding_gives_the_plain_tokens(drafts: str) -> None:
     model, ids = family("llama"), prompt(1, 20).repeat(1, 2)
     how = greedy(16) | {"attention_mask": torch.ones_like(ids)}
+    other = {"prompt_lookup_num_tokens": 4} if drafts.startswith("looked") else {"assistant_model": family("qwen3")}
     cache = techniques.build("paged", model)
     with cache.attached(model):
-        got = model.generate(ids, past_key_values=cache, prompt_lookup_num_tokens=4, **how)
+        got = model.generate(ids, past_key_values=cache, **other, **how)
     assert torch.equal(got, model.generate(ids, **how))
     assert all(paged.blocks.n_tokens(paged.rows[0]) == cache.get_seq_length() for paged in checked(cache))
 

@@ -216,7 +216,7 @@ class Throughput(_Frozen):
     batch: Serving
     speedup_one_by_one: Interval | None
     speedup_batch: Interval | None
-    aa_batch: Interval  # the batch once more over the batch: the noise floor
+    aa_batch: Interval | None  # the noise floor: trials of the batch over the next; None of a single one
 
 
 class Record(_Frozen):

@@ -62,7 +62,7 @@ def _beside_baselines(found: Sequence[Point], where: str) -> Iterator[str]:
             yield _range(members[0].title, where, baseline, [(ratio, noise) for ratio, noise in pairs if ratio])
 
 
-def _range(title: str, where: str, baseline: str, found: Sequence[tuple[Interval, Interval]]) -> str:
+def _range(title: str, where: str, baseline: str, found: Sequence[tuple[Interval, Interval | None]]) -> str:
     ratios = [ratio.estimate for ratio, _ in found]
     counted = group(found, lambda pair: verdict(*pair))
     words = q.words(f"{word} at {q.count(len(members))}" for word, members in counted.items())
@@ -71,11 +71,13 @@ def _range(title: str, where: str, baseline: str, found: Sequence[tuple[Interval
 
 
 def _noise(found: Sequence[Point]) -> Iterator[str]:
-    twice = [point.engines[0].throughput.aa_batch.estimate for point in found]
-    if twice:
+    """Of points with one trial of the batch there is none."""
+    noises = [noise for point in found if (noise := point.engines[0].throughput.aa_batch) and noise.n > 1]
+    if noises:
+        low, high = min(noise.low for noise in noises), max(noise.high for noise in noises)
         yield (
-            f"One batch beside itself was {q.ratio(min(twice))} to {q.ratio(max(twice))}: what lies within that, or "
-            "within an interval that holds 1, is no difference."
+            f"One batch beside itself, each trial over the next: {q.ratio(low)} to {q.ratio(high)} over all points; "
+            "what lies within the interval of its own point, or within one that holds 1, is no difference."
         )
 
 

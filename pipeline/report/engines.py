@@ -138,9 +138,9 @@ def _beside(one: Served, speedup: Interval | None, baseline: str) -> list[str]:
     return [q.ratio_interval(speedup), verdict(speedup, one.throughput.aa_batch)]
 
 
-def verdict(speedup: Interval, noise: Interval) -> str:
+def verdict(speedup: Interval, noise: Interval | None) -> str:
     """In words; a single trial bounds nothing."""
-    return verdicts.ONE_SAMPLE if speedup.n == 1 else verdicts.speed(_inverse(speedup), _inverse(noise))
+    return verdicts.ONE_SAMPLE if speedup.n == 1 else verdicts.speed(_inverse(speedup), noise and _inverse(noise))
 
 
 def _inverse(speedup: Interval) -> Interval:

@@ -114,6 +114,21 @@ def test_a_baseline_that_is_asked_for_is_timed_once(of: Loaded) -> None:
     assert batch.speedup_batch is not None and batch.speedup_batch.estimate == 1
 
 
+def test_the_noise_is_that_of_the_batch_over_its_own_next_trial(of: Loaded) -> None:
+    found = measured({"ours": Ours(of)}, of)["ours"]
+    assert isinstance(found, Throughput)
+    first, second, third = found.batch.wall_s
+    noise, steps = found.aa_batch, (second / first, third / second, first / third)
+    assert noise is not None and noise.n == 3 and noise.estimate == pytest.approx(1)
+    assert noise.low < 1 < noise.high and max(steps) / noise.high < 1 + 1e-9  # few trials, so the interval is stretched
+
+
+def test_a_single_trial_says_nothing_about_noise(of: Loaded) -> None:
+    found = measured({"ours": Ours(of)}, of, replace(PLAN, n_trials=1))["ours"]
+    assert isinstance(found, Throughput) and found.aa_batch is None
+    assert found.speedup_batch is not None and found.speedup_batch.n == 1
+
+
 def test_what_takes_long_takes_part_in_fewer_trials(of: Loaded) -> None:
     found = measured({"ours": Ours(of)}, of, replace(PLAN, max_s=0.0))["ours"]
     assert isinstance(found, Throughput) and found.engine is not None

@@ -176,10 +176,11 @@ class Serving(_Frozen):
     so that a request that waits for its turn waits.
     """
 
+    n_requests: int | None = None  # that it served in a trial; None in older records: all of the point
     wall_s: list[float]  # one per trial, until the last token
     ttft_s: list[float]  # one per request and trial
     tpot_s: list[float]  # one per request and trial, between its own tokens; empty where there is only one
-    tokens_per_s: float  # new tokens of all requests over the median trial
+    tokens_per_s: float  # new tokens of all that it served over the median trial
     ttft_s_p50: float
     ttft_s_p90: float
     tpot_s_p50: float  # NaN where there is no sample
@@ -212,7 +213,7 @@ class Throughput(_Frozen):
     n_new_tokens: list[int]
     agreement: Agreement
     engine: Serving | None  # None where what it says is not what the model says
-    one_by_one: Serving
+    one_by_one: Serving  # of the first requests alone, where all are equal in lengths
     batch: Serving
     speedup_one_by_one: Interval | None
     speedup_batch: Interval | None

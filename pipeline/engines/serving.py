@@ -45,6 +45,10 @@ class Served:
     def wall_s(self) -> float:
         return max(times[-1] for times in self.token_s)
 
+    @property
+    def s_per_token(self) -> float:
+        return self.wall_s / sum(map(len, self.tokens))
+
 
 @dataclass(frozen=True)
 class Loaded:

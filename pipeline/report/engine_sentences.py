@@ -45,9 +45,9 @@ def _gate(found: Sequence[Point]) -> str:
     equal = [one for one in exact if one.throughput.agreement.tokens_equal == 1]
     n_tokens = sum(one.throughput.agreement.n_steps for one in equal)
     return (
-        f"Of {q.plural(len(exact), 'run')} of engines {q.count(len(equal))} said the greedy tokens of Transformers one "
-        f"by one, {q.plural(n_tokens, 'token')} in all: of each request those before two words that the model itself "
-        "finds equally likely to rounding. What an exact engine says otherwise is an error and no result."
+        f"Of {q.plural(len(exact), 'run')} of engines {q.count(len(equal))} said the greedy tokens of Transformers, "
+        f"{q.plural(n_tokens, 'token')} in all: of each request those before two words that the model itself finds "
+        "equally likely to rounding. What an exact engine says otherwise is an error and no result."
     )
 
 

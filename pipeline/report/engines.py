@@ -35,9 +35,20 @@ class Served:
 
     @property
     def title(self) -> str:
-        """As its file says; our loop with the cache that it had."""
+        """As its file says; our loop with the cache that it had, and one by one with what it served of the point."""
         title = str(self.row.config(ENGINE).get("title", self.name))
-        return f"{title}, `{self.row.strategy}`" if self.name == OURS else title
+        if self.name == OURS:
+            return f"{title}, `{self.row.strategy}`"
+        return f"{title}, {self.n_served} of {self.n_asked} prompts" if self.n_served < self.n_asked else title
+
+    @property
+    def n_asked(self) -> int:
+        return len(self.throughput.n_prompt_tokens)
+
+    @property
+    def n_served(self) -> int:
+        found = self.serving.n_requests if self.serving else None
+        return self.n_asked if found is None else found
 
     @property
     def serving(self) -> Serving | None:

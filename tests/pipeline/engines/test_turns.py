@@ -12,13 +12,14 @@ import torch
 from pipeline.engines import turns
 from pipeline.engines.agreement import NotTheModel
 from pipeline.engines.hf_batch import HFBatch
+from pipeline.engines.hf_generate import HFGenerate
 from pipeline.engines.host import Host
 from pipeline.engines.ours import Ours
 from pipeline.engines.serving import Engine, InProcess, Loaded, Request, Served
 from pipeline.record import Throughput
 from tests.pipeline.engines import small
 
-PLAN = turns.Plan(n_trials=3, max_s=60.0, n_bootstrap=200, seed=0)
+PLAN = turns.Plan(n_trials=3, max_s=60.0, n_one_by_one=2, n_bootstrap=200, seed=0)
 
 
 class Wrong(HFBatch):
@@ -56,9 +57,11 @@ def of(tmp_path: Path) -> Loaded:
     return small.loaded(small.gpt2(), tmp_path)
 
 
-def measured(engines: dict[str, Engine], of: Loaded, plan: turns.Plan = PLAN) -> dict[str, Throughput | Exception]:
+def measured(
+    engines: dict[str, Engine], of: Loaded, plan: turns.Plan = PLAN, requests: Sequence[Request] = small.MIXED
+) -> dict[str, Throughput | Exception]:
     with Host() as host:
-        return turns.measure(engines, of, small.MIXED, plan, host)
+        return turns.measure(engines, of, requests, plan, host)
 
 
 def test_other_tokens_are_an_error_and_no_time(of: Loaded) -> None:
@@ -104,6 +107,27 @@ def test_the_numbers_add_up(of: Loaded) -> None:
     for one, other in zip(ours.one_by_one.wall_s, own.wall_s, strict=True):
         ratio *= (one / other) ** (1 / 3)
     assert ours.speedup_one_by_one is not None and ours.speedup_one_by_one.estimate == pytest.approx(ratio)
+
+
+def test_one_by_one_serves_two_of_requests_that_are_alike_and_speed_is_that_of_a_token(of: Loaded) -> None:
+    found = measured({"ours": Ours(of), "hf_generate": HFGenerate(of)}, of, requests=small.ALIKE)
+    ours, alone = found["ours"], found["hf_generate"]
+    assert isinstance(ours, Throughput) and ours.engine is not None and isinstance(alone, Throughput)
+    assert (ours.one_by_one.n_requests, ours.batch.n_requests, ours.engine.n_requests) == (2, 4, 4)
+    assert len(ours.one_by_one.ttft_s) == 3 * 2 and alone.engine == ours.one_by_one
+    assert alone.agreement.n_steps == 2 * 12 and ours.agreement.n_steps == 4 * 12
+    ratio = 1.0
+    for one, own in zip(ours.one_by_one.wall_s, ours.engine.wall_s, strict=True):
+        ratio *= ((one / (2 * 12)) / (own / (4 * 12))) ** (1 / 3)
+    assert ours.speedup_one_by_one is not None and ours.speedup_one_by_one.estimate == pytest.approx(ratio)
+    assert ours.one_by_one.tokens_per_s == pytest.approx(2 * 12 / sorted(ours.one_by_one.wall_s)[1])
+
+
+def test_one_by_one_serves_all_where_lengths_differ(of: Loaded) -> None:
+    assert turns.sample(small.MIXED, 2) == small.MIXED
+    assert turns.sample(small.requests((5, 9), (5, 9), (5, 3)), 2) != small.requests((5, 9), (5, 9))
+    found = measured({"ours": Ours(of)}, of)["ours"]
+    assert isinstance(found, Throughput) and found.one_by_one.n_requests == len(small.MIXED)
 
 
 def test_a_baseline_that_is_asked_for_is_timed_once(of: Loaded) -> None:

@@ -80,6 +80,12 @@ def test_one_trial_is_no_verdict() -> None:
     assert engines.verdict(_ratio(5.0), None) == verdicts.ONE_SAMPLE
 
 
+def test_one_by_one_says_how_many_prompts_it_served(tmp_path: Path) -> None:
+    older, newer = made("hf_generate", 20, 4), made("hf_generate", 20, 32, n_requests=2)
+    first, second = lines(rows(tmp_path, older, newer), "Prompts of one length", tmp_path)
+    assert "[HF_GENERATE]" in first and "[HF_GENERATE, 2 of 32 prompts]" in second
+
+
 def test_noise_is_told_over_all_points_that_have_some(tmp_path: Path) -> None:
     wide = Interval(estimate=1.0, low=0.8, high=1.2, n=3)
     found = rows(tmp_path, made("vllm", 90), made("vllm", 90, 16, noise=wide), made("vllm", 90, 32, noise=None))

@@ -172,8 +172,8 @@ class Quality(_Frozen):
 
 
 class Serving(_Frozen):
-    """What one engine did with all requests of a point, over its trials. Seconds count from when all were handed over,
-    so that a request that waits for its turn waits.
+    """What one engine did with the requests of a point, over its trials. Seconds count from the arrival of the first,
+    those to a first token from the request's own, so that a request that waits for its turn waits.
     """
 
     n_requests: int | None = None  # that it served in a trial; None in older records: all of the point
@@ -211,6 +211,7 @@ class Throughput(_Frozen):
 
     n_prompt_tokens: list[int]  # of each request
     n_new_tokens: list[int]
+    arrival_s: list[float] = []  # of each request, after the first; empty in older records: all were there at once
     agreement: Agreement
     engine: Serving | None  # None where what it says is not what the model says
     one_by_one: Serving  # of the first requests alone, where all are equal in lengths

@@ -109,9 +109,9 @@ def _scored(
 
 
 def sample(requests: Sequence[Request], n: int) -> Sequence[Request]:
-    """The first `n` of requests that are equal in both lengths; of others all."""
-    lengths = {(len(one.prompt), one.n_new_tokens) for one in requests}
-    return requests[:n] if len(lengths) == 1 else requests
+    """The first `n` of requests that are equal in both lengths and arrive at once; of others all."""
+    kinds = {(len(one.prompt), one.n_new_tokens, one.arrival_s) for one in requests}
+    return requests[:n] if len(kinds) == 1 else requests
 
 
 def _taken(arms: Mapping[str, Engine], loaded: Loaded, requests: Sequence[Request], plan: Plan) -> Turns:
@@ -178,18 +178,20 @@ def _throughput(
         n_prompt_tokens=[len(one.prompt) for one in requests],
         n_new_tokens=[one.n_new_tokens for one in requests],
         agreement=score,
-        engine=_serving(turns.done(name), engine) if ran else None,
-        one_by_one=_serving(turns.done(ONE_BY_ONE)),
-        batch=_serving(turns.done(BATCH)),
+        arrival_s=[one.arrival_s for one in requests],
+        engine=_serving(turns.done(name), requests, engine) if ran else None,
+        one_by_one=_serving(turns.done(ONE_BY_ONE), requests),
+        batch=_serving(turns.done(BATCH), requests),
         speedup_one_by_one=turns.speedup(name, ONE_BY_ONE, plan) if ran else None,
         speedup_batch=turns.speedup(name, BATCH, plan) if ran else None,
         aa_batch=turns.noise(plan),
     )
 
 
-def _serving(trials: Sequence[Served], engine: Engine | None = None) -> Serving:
+def _serving(trials: Sequence[Served], requests: Sequence[Request], engine: Engine | None = None) -> Serving:
+    """Of the first requests where fewer were served."""
     n_tokens = sum(map(len, trials[0].tokens))
-    ttft_s = [times[0] for trial in trials for times in trial.token_s]
+    ttft_s = [t[0] - one.arrival_s for trial in trials for t, one in zip(trial.token_s, requests, strict=False)]
     tpot_s = [(t[-1] - t[0]) / (len(t) - 1) for trial in trials for t in trial.token_s if len(t) > 1]
     wall_s = [trial.wall_s for trial in trials]
     return Serving(

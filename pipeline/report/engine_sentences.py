@@ -36,7 +36,8 @@ def sentences(rows: Sequence[Row]) -> list[str]:
         return []
     alike, mixed = ([point for point in found if point.workload == asked] for asked in (EQUAL_LENGTHS, MIXED))
     said = [_gate(found), *_beside_baselines(alike, "prompts of one length")]
-    said += [*_beside_baselines(mixed, "mixed lengths"), *_noise(found), *_without_cache(alike), *_used(found)]
+    said += [*_beside_baselines(mixed, "mixed lengths"), *_waiting(mixed), *_noise(found)]
+    said += [*_without_cache(alike), *_used(found)]
     return [*said, *_start(found), *_dtypes(found), *_prefix(found)]
 
 
@@ -68,6 +69,14 @@ def _range(title: str, where: str, baseline: str, found: Sequence[tuple[Interval
     words = q.words(f"{word} at {q.count(len(members))}" for word, members in counted.items())
     ends = q.ratio(min(ratios)) if len(ratios) == 1 else f"{q.ratio(min(ratios))} to {q.ratio(max(ratios))}"
     return f"{title}, {where}: {ends} the tokens per second of {baseline} ({words} of {q.plural(len(found), 'point')})."
+
+
+def _waiting(found: Sequence[Point]) -> Iterator[str]:
+    """`First tokens, 8 prompts of …, arriving over 6.1 s: half are there within 412 ms of their arrival (vLLM), …`"""
+    for point in found:
+        waited = [f"{q.seconds(one.serving.ttft_s_p50)} ({one.title})" for one in point if one.serving]
+        if waited:
+            yield f"First tokens, {point.name}: half are there after {q.words(waited)}, each from its own arrival."
 
 
 def _noise(found: Sequence[Point]) -> Iterator[str]:

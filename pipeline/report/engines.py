@@ -71,8 +71,13 @@ class Point:
         about = "about " if self.workload == MIXED else ""
         return (
             f"{q.plural(self.n_prompts, 'prompt')} of {about}{q.plural(self.seq_len, 'token')}, "
-            f"{about}{q.count(self.n_new_tokens)} new"
+            f"{about}{q.count(self.n_new_tokens)} new{self._arriving}"
         )
+
+    @property
+    def _arriving(self) -> str:
+        last_s = max(self.engines[0].throughput.arrival_s, default=0.0)
+        return f", arriving over {q.seconds(last_s)}" if last_s else ""
 
     def of(self, engine: str, strategy: str = BASELINE) -> Served | None:
         return next((one for one in self.engines if (one.name, one.row.strategy) == (engine, strategy)), None)
@@ -125,20 +130,27 @@ def tables(rows: Sequence[Row], reports_dir: Path) -> Iterator[tuple[str, Table]
 
 def _speed(found: Sequence[Point], reports_dir: Path) -> Table:
     columns = [("Asked", "l"), ("Engine", "l"), ("Tokens per s", "r"), ("Over one by one", "r"), ("is", "l")]
-    columns += [("Over one batch", "r"), ("is", "l"), ("First token", "r"), ("Next token", "r")]
+    columns += [
+        ("Over one batch", "r"),
+        ("is", "l"),
+        ("First token", "r"),
+        ("of nine in ten", "r"),
+        ("Next token", "r"),
+    ]
     return Table(columns, [[point.name, *_speed_cells(one, reports_dir)] for point in found for one in point])
 
 
 def _speed_cells(one: Served, reports_dir: Path) -> list[str]:
     linked = link(one.row, one.title, reports_dir)
     if (own := one.serving) is None:
-        return [linked, *[q.DASH] * 2, GARBAGE, *[q.DASH] * 4]
+        return [linked, *[q.DASH] * 2, GARBAGE, *[q.DASH] * 5]
     return [
         linked,
         q.three(own.tokens_per_s),
         *_beside(one, one.throughput.speedup_one_by_one, ONE_BY_ONE),
         *_beside(one, one.throughput.speedup_batch, BATCH),
         q.seconds(own.ttft_s_p50),
+        q.seconds(own.ttft_s_p90),
         q.seconds(own.tpot_s_p50),
     ]
 

@@ -130,6 +130,15 @@ def test_one_by_one_serves_all_where_lengths_differ(of: Loaded) -> None:
     assert isinstance(found, Throughput) and found.one_by_one.n_requests == len(small.MIXED)
 
 
+def test_a_first_token_is_waited_for_from_the_arrival_of_its_request(of: Loaded) -> None:
+    found = measured({"ours": Ours(of)}, of, replace(PLAN, n_trials=1), small.ARRIVING)["ours"]
+    assert isinstance(found, Throughput)
+    assert found.arrival_s == [one.arrival_s for one in small.ARRIVING] and found.one_by_one.n_requests == 3
+    first, _, last = found.batch.ttft_s  # of one batch, whose first tokens are there at once
+    assert first - last == pytest.approx(small.ARRIVING[-1].arrival_s)
+    assert found.batch.wall_s[0] > first >= small.ARRIVING[-1].arrival_s
+
+
 def test_a_baseline_that_is_asked_for_is_timed_once(of: Loaded) -> None:
     asked = HFBatch(of)
     batch = measured({"hf_batch": asked}, of)["hf_batch"]
@@ -139,7 +148,7 @@ def test_a_baseline_that_is_asked_for_is_timed_once(of: Loaded) -> None:
 
 
 def test_the_noise_is_that_of_the_batch_over_its_own_next_trial(of: Loaded) -> None:
-    found = measured({"ours": Ours(of)}, of)["ours"]
+    found = measured({"hf_batch": HFBatch(of)}, of, requests=small.ALIKE)["hf_batch"]
     assert isinstance(found, Throughput)
     first, second, third = found.batch.wall_s
     noise, steps = found.aa_batch, (second / first, third / second, first / third)

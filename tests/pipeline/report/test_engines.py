@@ -86,6 +86,22 @@ def test_one_by_one_says_how_many_prompts_it_served(tmp_path: Path) -> None:
     assert "[HF_GENERATE]" in first and "[HF_GENERATE, 2 of 32 prompts]" in second
 
 
+def test_requests_that_arrive_say_so_and_are_waited_for_from_their_arrival(tmp_path: Path) -> None:
+    plain = [made("hf_batch", 100, workload="mixed_lengths", ttft_s_p50=4.0, ttft_s_p90=7.0),
+             made("vllm", 120, workload="mixed_lengths")]  # fmt: skip
+    records = []
+    for record in plain:
+        assert record.throughput is not None
+        throughput = record.throughput.model_copy(update={"arrival_s": [0.0, 1.0, 2.5]})
+        records.append(record.model_copy(update={"throughput": throughput}))
+    found = rows(tmp_path, *records)
+    batch, vllm = lines(found, "Lengths that differ", tmp_path)
+    assert f"new, arriving over 2.50{q.GLUE}s |" in batch and f"| 4.00{q.GLUE}s | 7.00{q.GLUE}s |" in batch
+    assert f"| 100{q.GLUE}ms | 200{q.GLUE}ms |" in vllm
+    said = next(line for line in engine_sentences.sentences(found) if line.startswith("First tokens"))
+    assert f"half are there after 4.00{q.GLUE}s (HF_BATCH) and 100{q.GLUE}ms (VLLM), each from its own arrival" in said
+
+
 def test_noise_is_told_over_all_points_that_have_some(tmp_path: Path) -> None:
     wide = Interval(estimate=1.0, low=0.8, high=1.2, n=3)
     found = rows(tmp_path, made("vllm", 90), made("vllm", 90, 16, noise=wide), made("vllm", 90, 32, noise=None))

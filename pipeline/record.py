@@ -172,14 +172,15 @@ class Quality(_Frozen):
 
 
 class Serving(_Frozen):
-    """What one engine did with all requests of a point, over its trials. Seconds count from when all were handed over,
-    so that a request that waits for its turn waits.
+    """What one engine did with the requests of a point, over its trials. Seconds count from the arrival of the first,
+    those to a first token from the request's own, so that a request that waits for its turn waits.
     """
 
+    n_requests: int | None = None  # that it served in a trial; None in older records: all of the point
     wall_s: list[float]  # one per trial, until the last token
     ttft_s: list[float]  # one per request and trial
     tpot_s: list[float]  # one per request and trial, between its own tokens; empty where there is only one
-    tokens_per_s: float  # new tokens of all requests over the median trial
+    tokens_per_s: float  # new tokens of all that it served over the median trial
     ttft_s_p50: float
     ttft_s_p90: float
     tpot_s_p50: float  # NaN where there is no sample
@@ -210,13 +211,14 @@ class Throughput(_Frozen):
 
     n_prompt_tokens: list[int]  # of each request
     n_new_tokens: list[int]
+    arrival_s: list[float] = []  # of each request, after the first; empty in older records: all were there at once
     agreement: Agreement
     engine: Serving | None  # None where what it says is not what the model says
-    one_by_one: Serving
+    one_by_one: Serving  # of the first requests alone, where all are equal in lengths
     batch: Serving
     speedup_one_by_one: Interval | None
     speedup_batch: Interval | None
-    aa_batch: Interval  # the batch once more over the batch: the noise floor
+    aa_batch: Interval | None  # the noise floor: trials of the batch over the next; None of a single one
 
 
 class Record(_Frozen):

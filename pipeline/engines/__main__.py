@@ -101,9 +101,9 @@ def _measured(members: Sequence[Row], host: Host) -> Iterator[Done]:
             missing.append(row)
     if missing:
         started = time.perf_counter()
-        plan = missing[0].experiment.level.measure
-        pairs = [(row.cell, row.experiment) for row in missing]
-        found = measure_point(pairs, host, n_trials=plan["n_trials"], max_s=plan["max_s"])
+        measure = missing[0].experiment.level.measure
+        plan = {name: measure[name] for name in ("n_trials", "max_s", "n_one_by_one")}
+        found = measure_point([(row.cell, row.experiment) for row in missing], host, **plan)
         wall_s = time.perf_counter() - started
         yield from (row.written(found[row.cell], wall_s) for row in missing)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.engines.serving import Loaded, Request, Served
+from pipeline.engines.serving import Loaded, Request
 from pipeline.engines.vllm import VLLM
 from pipeline.record import Agreement
 
@@ -20,17 +20,19 @@ LEAST_CORRELATION = 0.9  # below it the tokens have little to do with the model
 # which the order of sums moves. Of the widest types, whose last digit is large, not more than a share of it.
 TIE, MOST = 256, 0.05
 
+Answers = Sequence[Sequence[int]]  # tokens of each request
+
 
 class NotTheModel(RuntimeError):
     """Greedy tokens that have to be those of the model are others."""
 
 
-def of_tokens(own: Served, reference: Served, requests: Sequence[Request], loaded: Loaded) -> Agreement:
+def of_tokens(own: Answers, reference: Answers, requests: Sequence[Request], loaded: Loaded) -> Agreement:
     """Raises NotTheModel for a token that differs; but where the model itself finds both equally likely, nothing is
     compared from there on, since the histories part.
     """
     n_steps = 0
-    for index, (said, expected) in enumerate(zip(own.tokens, reference.tokens, strict=True)):
+    for index, (said, expected) in enumerate(zip(own, reference, strict=True)):
         pairs = list(zip(said, expected, strict=False))
         at = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
         n_steps += at

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from pipeline import models
-from pipeline.engines.serving import Blocks, InProcess, Loaded, Request, Served
+from pipeline.engines.serving import Blocks, InProcess, Loaded, Request, Served, wait_for
 from pipeline.memory.costs import kv_bytes_per_token
 
 NO_TOKEN = -1
@@ -46,6 +46,7 @@ class HFContinuous(InProcess):
             self.start_up_s = time.perf_counter() - started
             started = time.perf_counter()
             for index, one in enumerate(requests):
+                wait_for(one, started)
                 manager.add_request(one.prompt, str(index), one.n_new_tokens, record_timestamps=True,
                                     eos_token_id=NO_TOKEN)  # fmt: skip
             done = _results(manager, len(requests))

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from pipeline.engines.serving import InProcess, Loaded, Request, Served
+from pipeline.engines.serving import InProcess, Loaded, Request, Served, wait_for
 
 
 class Clock(BaseStreamer):
@@ -39,7 +39,7 @@ class HFGenerate(InProcess):
     def serve(self, requests: Sequence[Request]) -> Served:
         started, tokens, token_s, held = time.perf_counter(), [], [], 0
         for request in requests:
-            waited = time.perf_counter() - started
+            waited = wait_for(request, started)
             rows, times, kv_bytes = generated(self.model, [request])
             tokens += rows
             token_s.append([waited + at for at in times])

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 import torch
 
 from pipeline.decoding import Decoder
-from pipeline.engines.serving import InProcess, Loaded, Request, Served
+from pipeline.engines.serving import InProcess, Loaded, Request, Served, wait_for
 
 
 class Ours(InProcess):
-    """Requests of one prompt length are one batch, until the longest of them is done; our caches refuse padding."""
+    """Requests of one prompt length are one batch, from the arrival of the last until the longest is done; our caches
+    refuse padding.
+    """
 
     def __init__(self, loaded: Loaded) -> None:
         self.device = loaded.model.device
@@ -21,13 +22,15 @@ class Ours(InProcess):
         self.is_exact = loaded.is_lossless
 
     def serve(self, requests: Sequence[Request]) -> Served:
-        order = sorted(range(len(requests)), key=lambda index: len(requests[index].prompt))
+        groups: dict[int, list[int]] = {}
+        for index, one in enumerate(requests):
+            groups.setdefault(len(one.prompt), []).append(index)
         tokens: list[list[int]] = [[] for _ in requests]
         token_s: list[list[float]] = [[] for _ in requests]
         started, allocated, used = time.perf_counter(), 0, 0
-        for _, members in groupby(order, key=lambda index: len(requests[index].prompt)):
-            group = list(members)
+        for group in sorted(groups.values(), key=lambda members: members[-1]):
             batch = [requests[index] for index in group]
+            wait_for(batch[-1], started)
             decoder = self.new_decoder(max(one.n_new_tokens for one in batch))
             for now, row_of_each in _steps(decoder, batch, self.device):
                 for index, token in zip(group, row_of_each, strict=True):

@@ -1,6 +1,8 @@
-"""How the requests of one point are drawn: random token ids, lengths forced; the same for every engine."""
+"""How the requests of one point are drawn: random token ids, lengths forced, arrivals; the same for every engine."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,9 +20,10 @@ def equal(cell: Cell, vocab_size: int, limit: int | None) -> list[Request]:
     return [Request(row.tolist(), cell.n_new_tokens) for row in ids]
 
 
-def log_normal(cell: Cell, vocab_size: int, limit: int | None, *, sigma: float) -> list[Request]:
+def log_normal(cell: Cell, vocab_size: int, limit: int | None, *, sigma: float, rate_per_s: float) -> list[Request]:
     """Prompt lengths and new tokens are log-normal around those of the cell; no request exceeds `limit` positions.
 
+    After the first, `rate_per_s` of them arrive in a second on average, each independently of the others (Poisson).
     Raises ValueError where the medians do not fit.
     """
     rng = np.random.default_rng(cell.seed)
@@ -32,7 +35,9 @@ def log_normal(cell: Cell, vocab_size: int, limit: int | None, *, sigma: float) 
             n_prompt = min(n_prompt, limit - cell.n_new_tokens)
             n_new = min(n_new, limit - n_prompt)
         made.append(Request(rng.integers(0, vocab_size, size=n_prompt).tolist(), n_new))
-    return made
+    gaps_s = rng.exponential(1 / rate_per_s, size=cell.batch)
+    gaps_s[0] = 0.0
+    return [replace(one, arrival_s=at) for one, at in zip(made, gaps_s.cumsum().tolist(), strict=True)]
 
 
 def shared_prefix(cell: Cell, vocab_size: int, limit: int | None, *, n_shared: int) -> list[Request]:

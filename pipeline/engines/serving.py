@@ -1,7 +1,8 @@
-"""What is asked of an engine and what it gives back: prompts as token ids, forced lengths, greedy, all at once."""
+"""What is asked of an engine and what it gives back: prompts as token ids, forced lengths, greedy, as they arrive."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,11 @@ from pipeline.decoding import Decoder
 
 @dataclass(frozen=True)
 class Request:
+    """Engines are handed all of a point in the order of their arrival, and start none before it."""
+
     prompt: list[int]
     n_new_tokens: int
+    arrival_s: float = 0.0  # seconds after the first
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Served:
-    """One trial. Seconds count from the moment when all requests are handed over, so that waiting is part of them."""
+    """One trial. Seconds count from the moment when the first request arrives, so that waiting is part of them."""
 
     tokens: list[list[int]]  # of each request
     token_s: list[list[float]]  # when each of them was there
@@ -44,6 +48,16 @@ class Served:
     @property
     def wall_s(self) -> float:
         return max(times[-1] for times in self.token_s)
+
+    @property
+    def s_per_token(self) -> float:
+        return self.wall_s / sum(map(len, self.tokens))
+
+
+def wait_for(request: Request, started: float) -> float:
+    """Seconds from `started`, of `time.perf_counter`, to now, which is not before the request has arrived."""
+    time.sleep(max(0.0, started + request.arrival_s - time.perf_counter()))
+    return time.perf_counter() - started
 
 
 @dataclass(frozen=True)

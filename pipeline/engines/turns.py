@@ -19,17 +19,21 @@ from pipeline.engines.serving import Engine, Loaded, Request, Served
 from pipeline.engines.vllm import VLLM
 from pipeline.record import Agreement, Interval, Serving, Throughput
 
-ONE_BY_ONE, BATCH, BATCH_AGAIN = "one_by_one", "batch", "batch_again"
+ONE_BY_ONE, BATCH = "one_by_one", "batch"
 BASELINES: dict[type, str] = {HFGenerate: ONE_BY_ONE, HFBatch: BATCH}
 WARM_UP_TOKENS = 2
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`n_trials`, of which an engine takes part in as many as fit into `max_s` seconds, and in one at least."""
+    """`n_trials`, of which an engine takes part in as many as fit into `max_s` seconds, and in one at least.
+
+    Of requests that are all alike, one by one serves only `n_one_by_one`: its time for a token is that of all.
+    """
 
     n_trials: int
     max_s: float
+    n_one_by_one: int
     n_bootstrap: int
     seed: int
 
@@ -38,7 +42,8 @@ class Plan:
 class Turns:
     """What every engine gave, trial by trial, None where it took no part; and why those that failed did."""
 
-    served: dict[str, list[Served | None]] = field(default_factory=dict)
+    asked: Mapping[str, Sequence[Request]]
+    served: dict[str, list[Served | None]]
     failed: dict[str, Exception] = field(default_factory=dict)
     agreed: dict[str, Agreement] = field(default_factory=dict)  # of exact ones, in their last trial
 
@@ -46,10 +51,20 @@ class Turns:
         return [one for one in self.served[name] if one is not None]
 
     def speedup(self, name: str, over: str, plan: Plan) -> Interval:
-        """Tokens per second over those of another, in the trials in which both took part."""
+        """Tokens per second over those of another, in the trials in which both took part; it may have served fewer."""
         pairs = [(own, other) for own, other in zip(self.served[name], self.served[over], strict=True) if own and other]
-        own_s, other_s = ([pair[side].wall_s for pair in pairs] for side in (0, 1))
+        own_s, other_s = ([pair[side].s_per_token for pair in pairs] for side in (0, 1))
         return intervals.ratio(other_s, own_s, plan.n_bootstrap, plan.seed)
+
+    def noise(self, plan: Plan) -> Interval | None:
+        """The batch over itself: each trial over the next one, and the last over the first; None of a single trial.
+
+        Its estimate is 1 whatever was measured; its ends say how far the same work lies apart, one trial from another.
+        """
+        wall_s = [one.wall_s for one in self.done(BATCH)]
+        if len(wall_s) == 1:
+            return None
+        return intervals.ratio([*wall_s[1:], wall_s[0]], wall_s, plan.n_bootstrap, plan.seed)
 
 
 def measure(
@@ -60,7 +75,6 @@ def measure(
     Raises what a baseline raises.
     """
     baselines: dict[str, Engine] = {ONE_BY_ONE: HFGenerate(loaded), BATCH: HFBatch(loaded)}
-    baselines[BATCH_AGAIN] = baselines[BATCH]
     scores, failed = _scored(engines, loaded, requests)
     others = {name: one for name, one in engines.items() if type(one) not in BASELINES}
     timed = {name: one for name, one in others.items() if name in scores and agreement.is_the_model(scores[name])}
@@ -94,11 +108,17 @@ def _scored(
     return scores, failed
 
 
+def sample(requests: Sequence[Request], n: int) -> Sequence[Request]:
+    """The first `n` of requests that are equal in both lengths and arrive at once; of others all."""
+    kinds = {(len(one.prompt), one.n_new_tokens, one.arrival_s) for one in requests}
+    return requests[:n] if len(kinds) == 1 else requests
+
+
 def _taken(arms: Mapping[str, Engine], loaded: Loaded, requests: Sequence[Request], plan: Plan) -> Turns:
-    turns = Turns({name: [] for name in arms})
-    warm_up = [Request(one.prompt, min(WARM_UP_TOKENS, one.n_new_tokens)) for one in requests]
+    asked = dict.fromkeys(arms, requests) | {ONE_BY_ONE: sample(requests, plan.n_one_by_one)}
+    turns = Turns(asked, {name: [] for name in arms})
     for name, engine in arms.items():
-        _take(name, engine, warm_up, turns)
+        _take(name, engine, [_short(one) for one in asked[name]], turns)
     turns.served = {name: [] for name in arms}
     rng, spent_s = np.random.default_rng(plan.seed), dict.fromkeys(arms, 0.0)
     with timing.no_garbage_collection():
@@ -110,10 +130,14 @@ def _taken(arms: Mapping[str, Engine], loaded: Loaded, requests: Sequence[Reques
                     turns.served[name].append(None)
                     continue
                 started = time.perf_counter()
-                _take(name, arms[name], requests, turns)
+                _take(name, arms[name], asked[name], turns)
                 spent_s[name] += time.perf_counter() - started
-            _compare(arms, turns, loaded, requests)
+            _compare(arms, turns, loaded)
     return turns
+
+
+def _short(request: Request) -> Request:
+    return Request(request.prompt, min(WARM_UP_TOKENS, request.n_new_tokens))
 
 
 def _take(name: str, engine: Engine, requests: Sequence[Request], turns: Turns) -> None:
@@ -125,15 +149,18 @@ def _take(name: str, engine: Engine, requests: Sequence[Request], turns: Turns) 
         turns.served[name].append(None)
 
 
-def _compare(arms: Mapping[str, Engine], turns: Turns, loaded: Loaded, requests: Sequence[Request]) -> None:
-    """The gate: what an exact engine said in its last trial are the tokens of Transformers one by one."""
-    if not (reference := turns.done(ONE_BY_ONE)):
+def _compare(arms: Mapping[str, Engine], turns: Turns, loaded: Loaded) -> None:
+    """The gate: what an exact engine said in its last trial are the tokens of Transformers in one batch, which serves
+    every request; one by one has to say them too, of those that it serves.
+    """
+    if not (reference := turns.done(BATCH)):
         return
     for name, engine in arms.items():
-        own = turns.served[name][-1]
+        own, requests = turns.served[name][-1], turns.asked[name]
         try:
             if own is not None and engine.is_exact:
-                turns.agreed[name] = agreement.of_tokens(own, reference[0], requests, loaded)
+                expected = reference[0].tokens[: len(requests)]
+                turns.agreed[name] = agreement.of_tokens(own.tokens, expected, requests, loaded)
         except agreement.NotTheModel as error:
             turns.failed.setdefault(name, error)
 
@@ -144,28 +171,31 @@ def _throughput(
     name = BASELINES.get(type(engine), name)  # a baseline is timed once, whether it is asked for or not
     ran, score = name in turns.served, turns.agreed.get(name, score)
     if ran and not engine.is_exact and score.correlation is None:  # a cache that loses something says other words
-        equal = [a == b for own, one in zip(turns.done(name)[0].tokens, turns.done(ONE_BY_ONE)[0].tokens, strict=True)
+        equal = [a == b for own, one in zip(turns.done(name)[0].tokens, turns.done(BATCH)[0].tokens, strict=True)
                  for a, b in zip(own, one, strict=True)]  # fmt: skip
         score = Agreement(n_steps=len(equal), tokens_equal=float(np.mean(equal)))
     return Throughput(
         n_prompt_tokens=[len(one.prompt) for one in requests],
         n_new_tokens=[one.n_new_tokens for one in requests],
         agreement=score,
-        engine=_serving(turns.done(name), engine) if ran else None,
-        one_by_one=_serving(turns.done(ONE_BY_ONE)),
-        batch=_serving(turns.done(BATCH)),
+        arrival_s=[one.arrival_s for one in requests],
+        engine=_serving(turns.done(name), requests, engine) if ran else None,
+        one_by_one=_serving(turns.done(ONE_BY_ONE), requests),
+        batch=_serving(turns.done(BATCH), requests),
         speedup_one_by_one=turns.speedup(name, ONE_BY_ONE, plan) if ran else None,
         speedup_batch=turns.speedup(name, BATCH, plan) if ran else None,
-        aa_batch=turns.speedup(BATCH_AGAIN, BATCH, plan),
+        aa_batch=turns.noise(plan),
     )
 
 
-def _serving(trials: Sequence[Served], engine: Engine | None = None) -> Serving:
+def _serving(trials: Sequence[Served], requests: Sequence[Request], engine: Engine | None = None) -> Serving:
+    """Of the first requests where fewer were served."""
     n_tokens = sum(map(len, trials[0].tokens))
-    ttft_s = [times[0] for trial in trials for times in trial.token_s]
+    ttft_s = [t[0] - one.arrival_s for trial in trials for t, one in zip(trial.token_s, requests, strict=False)]
     tpot_s = [(t[-1] - t[0]) / (len(t) - 1) for trial in trials for t in trial.token_s if len(t) > 1]
     wall_s = [trial.wall_s for trial in trials]
     return Serving(
+        n_requests=len(trials[0].tokens),
         wall_s=wall_s,
         ttft_s=ttft_s,
         tpot_s=tpot_s,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,7 @@ class VLLM:
     def _generated(self, requests: Sequence[Request], **options: Any) -> dict[str, Any]:
         if self._worker is None:
             raise RuntimeError("vLLM was not started")
-        asked = {"prompts": [one.prompt for one in requests], "n_new_tokens": [one.n_new_tokens for one in requests]}
-        return self._worker.ask("generate", **asked, **options)
+        return self._worker.ask("generate", requests=[asdict(one) for one in requests], **options)
 
 
 _COUNTED = ("n_used", "n_preemptions", "n_prefix_tokens", "n_prefix_hits")

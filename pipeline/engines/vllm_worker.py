@@ -40,30 +40,26 @@ class Worker:
             "block_bytes": sum(tensor.size for tensor in config.kv_cache_tensors) // config.num_blocks,
         }
 
-    def generate(self, prompts: list[list[int]], n_new_tokens: list[int], logprobs: bool = False) -> dict[str, Any]:
-        """Greedy tokens of all prompts, and when each of them was there, in seconds from the start."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
+    def generate(self, requests: list[dict[str, Any]], logprobs: bool = False) -> dict[str, Any]:
+        """Greedy tokens of all requests, which join as they arrive, in the order of their arrival; and when each token
+        was there, in seconds from the start.
+        """
         engine = self.llm.llm_engine
         self.llm.reset_prefix_cache()  # of the trial before
         before = self._counted()
-        tokens: list[list[int]] = [[] for _ in prompts]
-        token_s: list[list[float]] = [[] for _ in prompts]
-        said: list[list[list[float]]] = [[] for _ in prompts]
-        peak = 0
+        tokens: list[list[int]] = [[] for _ in requests]
+        token_s: list[list[float]] = [[] for _ in requests]
+        said: list[list[list[float]]] = [[] for _ in requests]
+        peak = n_joined = 0
         started = time.perf_counter()
-        for index, (prompt, n_new) in enumerate(zip(prompts, n_new_tokens, strict=True)):
-            wanted = SamplingParams(
-                temperature=0.0,
-                max_tokens=n_new,
-                ignore_eos=True,
-                detokenize=False,
-                logprobs=VOCABULARY if logprobs else None,
-                output_kind=RequestOutputKind.DELTA,
-            )
-            engine.add_request(str(index), {"prompt_token_ids": prompt}, wanted)
-        while engine.has_unfinished_requests():
+        while n_joined < len(requests) or engine.has_unfinished_requests():
+            if not engine.has_unfinished_requests():
+                time.sleep(max(0.0, started + requests[n_joined]["arrival_s"] - time.perf_counter()))
+            now = time.perf_counter() - started
+            while n_joined < len(requests) and requests[n_joined]["arrival_s"] <= now:
+                one = requests[n_joined]
+                engine.add_request(str(n_joined), {"prompt_token_ids": one["prompt"]}, _wanted(one, logprobs))
+                n_joined += 1
             outputs = engine.step()
             now = time.perf_counter() - started
             peak = max(peak, self._n_used())
@@ -88,6 +84,20 @@ class Worker:
         }
         counters = {metric.name: metric.value for metric in self.llm.get_metrics() if metric.name in names}
         return {own: int(counters.get(name, 0)) for name, own in names.items()}
+
+
+def _wanted(request: dict[str, Any], logprobs: bool) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=request["n_new_tokens"],
+        ignore_eos=True,
+        detokenize=False,
+        logprobs=VOCABULARY if logprobs else None,
+        output_kind=RequestOutputKind.DELTA,
+    )
 
 
 def _row(step: Any) -> list[float]:

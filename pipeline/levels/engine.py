@@ -47,17 +47,19 @@ def drawn(cell: Cell, experiment: Experiment) -> list[Request]:
     return made
 
 
-def measure_cell(cell: Cell, experiment: Experiment, *, n_trials: int, max_s: float) -> Measured:
+def measure_cell(cell: Cell, experiment: Experiment, *, n_trials: int, max_s: float, n_one_by_one: int) -> Measured:
     """One engine beside the two baselines. Raises what the engine raises, so that it becomes the row's reason."""
     with Host() as host:
-        (found,) = measure_point([(cell, experiment)], host, n_trials=n_trials, max_s=max_s).values()
+        pairs = [(cell, experiment)]
+        found_of = measure_point(pairs, host, n_trials=n_trials, max_s=max_s, n_one_by_one=n_one_by_one)
+    (found,) = found_of.values()
     if isinstance(found, Exception):
         raise found
     return Measured(throughput=found)
 
 
 def measure_point(
-    members: Sequence[tuple[Cell, Experiment]], host: Host, *, n_trials: int, max_s: float
+    members: Sequence[tuple[Cell, Experiment]], host: Host, *, n_trials: int, max_s: float, n_one_by_one: int
 ) -> dict[Cell, Throughput | Exception]:
     """Cells that differ in engine and strategy only, in turns; of one that fails its error."""
     cell, experiment = members[0]
@@ -71,7 +73,7 @@ def measure_point(
             except Exception as error:
                 found[own] = error
         if started:
-            plan = turns.Plan(n_trials, max_s, experiment.profile.n_bootstrap, cell.seed)
+            plan = turns.Plan(n_trials, max_s, n_one_by_one, experiment.profile.n_bootstrap, cell.seed)
             measured = _in_turns(started, cell, experiment, plan, host)
             found |= {named[name][0]: result for name, result in measured.items()}
     return found

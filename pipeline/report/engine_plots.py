@@ -66,18 +66,18 @@ def _bars(shown: Sequence[Point]) -> Figure:
             if own and own.serving:
                 x.append(place + (number - (len(ORDER) - 1) / 2) * WIDTH)
                 y.append(own.serving.tokens_per_s)
-                trials.append(_of_trials(own.serving))
+                trials.append(rate(own.serving))
         axes.bar(x, y, WIDTH * 0.92, color=COLORS[engine], label=TITLES[engine])
         axes.errorbar(x, y, error_bars(trials), linestyle="", color=INK, linewidth=0.9, capsize=2)
-        for at, rate, seen in zip(x, y, trials, strict=True):
-            axes.annotate(q.three(rate), (at, seen.high), (0, 3), textcoords="offset points", ha="center",
+        for at, height, seen in zip(x, y, trials, strict=True):
+            axes.annotate(q.three(height), (at, seen.high), (0, 3), textcoords="offset points", ha="center",
                           fontsize=7.5, color=INK)  # fmt: skip
     _axes(axes, shown)
     canvas.legend(loc="outside lower center", ncols=len(ORDER), fontsize=8.5, handlelength=1.0, columnspacing=1.2)
     return canvas
 
 
-def _of_trials(serving: Serving) -> Interval:
+def rate(serving: Serving) -> Interval:
     """Tokens per second of the middle, the slowest and the fastest trial: each said the same tokens."""
     n_tokens = serving.tokens_per_s * statistics.median(serving.wall_s)
     seen = of_trials([n_tokens / taken for taken in serving.wall_s])

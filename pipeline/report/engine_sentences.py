@@ -36,7 +36,8 @@ def sentences(rows: Sequence[Row]) -> list[str]:
         return []
     alike, mixed = ([point for point in found if point.workload == asked] for asked in (EQUAL_LENGTHS, MIXED))
     said = [_gate(found), *_beside_baselines(alike, "prompts of one length")]
-    said += [*_beside_baselines(mixed, "mixed lengths"), *_noise(found), *_without_cache(alike), *_used(found)]
+    said += [*_beside_baselines(mixed, "mixed lengths"), *_waiting(mixed), *_noise(found)]
+    said += [*_without_cache(alike), *_used(found)]
     return [*said, *_start(found), *_dtypes(found), *_prefix(found)]
 
 
@@ -45,9 +46,9 @@ def _gate(found: Sequence[Point]) -> str:
     equal = [one for one in exact if one.throughput.agreement.tokens_equal == 1]
     n_tokens = sum(one.throughput.agreement.n_steps for one in equal)
     return (
-        f"Of {q.plural(len(exact), 'run')} of engines {q.count(len(equal))} said the greedy tokens of Transformers one "
-        f"by one, {q.plural(n_tokens, 'token')} in all: of each request those before two words that the model itself "
-        "finds equally likely to rounding. What an exact engine says otherwise is an error and no result."
+        f"Of {q.plural(len(exact), 'run')} of engines {q.count(len(equal))} said the greedy tokens of Transformers, "
+        f"{q.plural(n_tokens, 'token')} in all: of each request those before two words that the model itself finds "
+        "equally likely to rounding. What an exact engine says otherwise is an error and no result."
     )
 
 
@@ -62,7 +63,7 @@ def _beside_baselines(found: Sequence[Point], where: str) -> Iterator[str]:
             yield _range(members[0].title, where, baseline, [(ratio, noise) for ratio, noise in pairs if ratio])
 
 
-def _range(title: str, where: str, baseline: str, found: Sequence[tuple[Interval, Interval]]) -> str:
+def _range(title: str, where: str, baseline: str, found: Sequence[tuple[Interval, Interval | None]]) -> str:
     ratios = [ratio.estimate for ratio, _ in found]
     counted = group(found, lambda pair: verdict(*pair))
     words = q.words(f"{word} at {q.count(len(members))}" for word, members in counted.items())
@@ -70,12 +71,22 @@ def _range(title: str, where: str, baseline: str, found: Sequence[tuple[Interval
     return f"{title}, {where}: {ends} the tokens per second of {baseline} ({words} of {q.plural(len(found), 'point')})."
 
 
+def _waiting(found: Sequence[Point]) -> Iterator[str]:
+    """`First tokens, 8 prompts of …, arriving over 6.1 s: half are there within 412 ms of their arrival (vLLM), …`"""
+    for point in found:
+        waited = [f"{q.seconds(one.serving.ttft_s_p50)} ({one.title})" for one in point if one.serving]
+        if waited:
+            yield f"First tokens, {point.name}: half are there after {q.words(waited)}, each from its own arrival."
+
+
 def _noise(found: Sequence[Point]) -> Iterator[str]:
-    twice = [point.engines[0].throughput.aa_batch.estimate for point in found]
-    if twice:
+    """Of points with one trial of the batch there is none."""
+    noises = [noise for point in found if (noise := point.engines[0].throughput.aa_batch) and noise.n > 1]
+    if noises:
+        low, high = min(noise.low for noise in noises), max(noise.high for noise in noises)
         yield (
-            f"One batch beside itself was {q.ratio(min(twice))} to {q.ratio(max(twice))}: what lies within that, or "
-            "within an interval that holds 1, is no difference."
+            f"One batch beside itself, each trial over the next: {q.ratio(low)} to {q.ratio(high)} over all points; "
+            "what lies within the interval of its own point, or within one that holds 1, is no difference."
         )
 
 

@@ -35,9 +35,20 @@ class Served:
 
     @property
     def title(self) -> str:
-        """As its file says; our loop with the cache that it had."""
+        """As its file says; our loop with the cache that it had, and one by one with what it served of the point."""
         title = str(self.row.config(ENGINE).get("title", self.name))
-        return f"{title}, `{self.row.strategy}`" if self.name == OURS else title
+        if self.name == OURS:
+            return f"{title}, `{self.row.strategy}`"
+        return f"{title}, {self.n_served} of {self.n_asked} prompts" if self.n_served < self.n_asked else title
+
+    @property
+    def n_asked(self) -> int:
+        return len(self.throughput.n_prompt_tokens)
+
+    @property
+    def n_served(self) -> int:
+        found = self.serving.n_requests if self.serving else None
+        return self.n_asked if found is None else found
 
     @property
     def serving(self) -> Serving | None:
@@ -60,8 +71,13 @@ class Point:
         about = "about " if self.workload == MIXED else ""
         return (
             f"{q.plural(self.n_prompts, 'prompt')} of {about}{q.plural(self.seq_len, 'token')}, "
-            f"{about}{q.count(self.n_new_tokens)} new"
+            f"{about}{q.count(self.n_new_tokens)} new{self._arriving}"
         )
+
+    @property
+    def _arriving(self) -> str:
+        last_s = max(self.engines[0].throughput.arrival_s, default=0.0)
+        return f", arriving over {q.seconds(last_s)}" if last_s else ""
 
     def of(self, engine: str, strategy: str = BASELINE) -> Served | None:
         return next((one for one in self.engines if (one.name, one.row.strategy) == (engine, strategy)), None)
@@ -114,20 +130,27 @@ def tables(rows: Sequence[Row], reports_dir: Path) -> Iterator[tuple[str, Table]
 
 def _speed(found: Sequence[Point], reports_dir: Path) -> Table:
     columns = [("Asked", "l"), ("Engine", "l"), ("Tokens per s", "r"), ("Over one by one", "r"), ("is", "l")]
-    columns += [("Over one batch", "r"), ("is", "l"), ("First token", "r"), ("Next token", "r")]
+    columns += [
+        ("Over one batch", "r"),
+        ("is", "l"),
+        ("First token", "r"),
+        ("of nine in ten", "r"),
+        ("Next token", "r"),
+    ]
     return Table(columns, [[point.name, *_speed_cells(one, reports_dir)] for point in found for one in point])
 
 
 def _speed_cells(one: Served, reports_dir: Path) -> list[str]:
     linked = link(one.row, one.title, reports_dir)
     if (own := one.serving) is None:
-        return [linked, *[q.DASH] * 2, GARBAGE, *[q.DASH] * 4]
+        return [linked, *[q.DASH] * 2, GARBAGE, *[q.DASH] * 5]
     return [
         linked,
         q.three(own.tokens_per_s),
         *_beside(one, one.throughput.speedup_one_by_one, ONE_BY_ONE),
         *_beside(one, one.throughput.speedup_batch, BATCH),
         q.seconds(own.ttft_s_p50),
+        q.seconds(own.ttft_s_p90),
         q.seconds(own.tpot_s_p50),
     ]
 
@@ -138,9 +161,9 @@ def _beside(one: Served, speedup: Interval | None, baseline: str) -> list[str]:
     return [q.ratio_interval(speedup), verdict(speedup, one.throughput.aa_batch)]
 
 
-def verdict(speedup: Interval, noise: Interval) -> str:
+def verdict(speedup: Interval, noise: Interval | None) -> str:
     """In words; a single trial bounds nothing."""
-    return verdicts.ONE_SAMPLE if speedup.n == 1 else verdicts.speed(_inverse(speedup), _inverse(noise))
+    return verdicts.ONE_SAMPLE if speedup.n == 1 else verdicts.speed(_inverse(speedup), noise and _inverse(noise))
 
 
 def _inverse(speedup: Interval) -> Interval:

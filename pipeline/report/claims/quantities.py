@@ -30,6 +30,9 @@ from pipeline.report.weights import weight_bytes
 AWARE = "query_aware"
 
 
+ONE_TRIAL = Interval(estimate=1.0, low=0.0, high=math.inf, n=1)  # of a reference: how far it lies from itself
+
+
 @dataclass(frozen=True)
 class Measured:
     """A value, and of a timed one how far the reference lies from itself."""
@@ -149,7 +152,7 @@ def _trained(fact: Fact) -> Row | None:
 def _speedup(fact: Fact, name: str) -> Measured | None:
     found = fact.row.record.throughput if fact.row else None
     value: Interval | None = getattr(found, name, None)
-    return Measured(value, found.aa_batch) if found and value else None
+    return Measured(value, found.aa_batch or ONE_TRIAL) if found and value else None
 
 
 def _engine_kv_share(fact: Fact) -> Measured | None:

@@ -11,8 +11,7 @@ from pipeline.findings.means import shifted
 from pipeline.record import Interval
 from pipeline.report import engine_plots, model_plots
 from pipeline.report.architectures import Architecture, architectures, at, lengths, longest_trained, recall, text
-from pipeline.report.drawing import of_trials
-from pipeline.report.engines import EQUAL_LENGTHS, MIXED, ORDER, Point, Served, points
+from pipeline.report.engines import EQUAL_LENGTHS, MIXED, ORDER, Point, points
 from pipeline.report.page.charts import Axis, Chart, Trace, View, bars, bytes_held, plain
 from pipeline.report.page.charts import lengths as length_axis
 from pipeline.report.page.charts import points as marks
@@ -84,15 +83,8 @@ def _throughput(asked: Sequence[Point]) -> View:
 
 def _engine(name: str, asked: Sequence[Point]) -> Trace:
     """The interval is from the slowest trial to the fastest."""
-    served = [(point, rate) for point in asked if (own := point.of(name, BASELINE)) and (rate := _rate(own))]
+    served = [(point, engine_plots.rate(own.serving)) for point in asked
+              if (own := point.of(name, BASELINE)) and own.serving]  # fmt: skip
     prompts, rates = [q.count(point.n_prompts) for point, _ in served], [rate for _, rate in served]
     hover = [f"{q.three(rate.estimate)} [{q.three(rate.low)},{q.GLUE}{q.three(rate.high)}]" for rate in rates]
     return bars(engine_plots.TITLES[name], engine_plots.COLORS[name], prompts, rates, hover)
-
-
-def _rate(served: Served) -> Interval | None:
-    """Tokens per second of the trials; every trial says the same tokens. None where there is no result."""
-    if served.serving is None:
-        return None
-    n_tokens = sum(served.throughput.n_new_tokens)
-    return of_trials([n_tokens / taken for taken in served.serving.wall_s])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -51,4 +52,5 @@ def requests(*lengths: tuple[int, int]) -> list[Request]:
 
 
 ALIKE = requests(*[(24, 12)] * 4)
+ARRIVING = [replace(one, arrival_s=0.3 * index) for index, one in enumerate(requests((5, 9), (17, 3), (17, 4)))]
 MIXED = requests((5, 9), (40, 3), (17, 14), (17, 6))

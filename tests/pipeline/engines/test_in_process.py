@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,17 @@ def test_one_by_one_waits_for_its_turn_and_one_batch_does_not(tmp_path: Path) ->
     ends, starts = [times[-1] for times in one_by_one.token_s], [times[0] for times in one_by_one.token_s]
     assert all(start > end for start, end in zip(starts[1:], ends[:-1], strict=True))
     assert len({times[0] for times in batch.token_s}) == 1
+
+
+@pytest.mark.parametrize("name", ["hf_generate", *ENGINES])
+def test_nothing_is_said_before_its_request_has_arrived(name: str, tmp_path: Path) -> None:
+    of = small.loaded(small.gpt2(), tmp_path, strategy=name if name in OURS else "full")
+    served = (HFGenerate(of) if name == "hf_generate" else engine(name, of)).serve(small.ARRIVING)
+    firsts = [times[0] for times in served.token_s]
+    assert all(first > one.arrival_s for first, one in zip(firsts, small.ARRIVING, strict=True))
+    if name == "hf_batch":  # which waits for the last
+        assert min(firsts) > small.ARRIVING[-1].arrival_s
+    assert served.tokens == HFBatch(of).serve([replace(one, arrival_s=0.0) for one in small.ARRIVING]).tokens
 
 
 def test_bytes_are_those_of_the_tokens_that_were_held(tmp_path: Path) -> None:

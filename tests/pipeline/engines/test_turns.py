@@ -12,13 +12,14 @@ import torch
 from pipeline.engines import turns
 from pipeline.engines.agreement import NotTheModel
 from pipeline.engines.hf_batch import HFBatch
+from pipeline.engines.hf_generate import HFGenerate
 from pipeline.engines.host import Host
 from pipeline.engines.ours import Ours
 from pipeline.engines.serving import Engine, InProcess, Loaded, Request, Served
 from pipeline.record import Throughput
 from tests.pipeline.engines import small
 
-PLAN = turns.Plan(n_trials=3, max_s=60.0, n_bootstrap=200, seed=0)
+PLAN = turns.Plan(n_trials=3, max_s=60.0, n_one_by_one=2, n_bootstrap=200, seed=0)
 
 
 class Wrong(HFBatch):
@@ -56,9 +57,11 @@ def of(tmp_path: Path) -> Loaded:
     return small.loaded(small.gpt2(), tmp_path)
 
 
-def measured(engines: dict[str, Engine], of: Loaded, plan: turns.Plan = PLAN) -> dict[str, Throughput | Exception]:
+def measured(
+    engines: dict[str, Engine], of: Loaded, plan: turns.Plan = PLAN, requests: Sequence[Request] = small.MIXED
+) -> dict[str, Throughput | Exception]:
     with Host() as host:
-        return turns.measure(engines, of, small.MIXED, plan, host)
+        return turns.measure(engines, of, requests, plan, host)
 
 
 def test_other_tokens_are_an_error_and_no_time(of: Loaded) -> None:
@@ -106,12 +109,57 @@ def test_the_numbers_add_up(of: Loaded) -> None:
     assert ours.speedup_one_by_one is not None and ours.speedup_one_by_one.estimate == pytest.approx(ratio)
 
 
+def test_one_by_one_serves_two_of_requests_that_are_alike_and_speed_is_that_of_a_token(of: Loaded) -> None:
+    found = measured({"ours": Ours(of), "hf_generate": HFGenerate(of)}, of, requests=small.ALIKE)
+    ours, alone = found["ours"], found["hf_generate"]
+    assert isinstance(ours, Throughput) and ours.engine is not None and isinstance(alone, Throughput)
+    assert (ours.one_by_one.n_requests, ours.batch.n_requests, ours.engine.n_requests) == (2, 4, 4)
+    assert len(ours.one_by_one.ttft_s) == 3 * 2 and alone.engine == ours.one_by_one
+    assert alone.agreement.n_steps == 2 * 12 and ours.agreement.n_steps == 4 * 12
+    ratio = 1.0
+    for one, own in zip(ours.one_by_one.wall_s, ours.engine.wall_s, strict=True):
+        ratio *= ((one / (2 * 12)) / (own / (4 * 12))) ** (1 / 3)
+    assert ours.speedup_one_by_one is not None and ours.speedup_one_by_one.estimate == pytest.approx(ratio)
+    assert ours.one_by_one.tokens_per_s == pytest.approx(2 * 12 / sorted(ours.one_by_one.wall_s)[1])
+
+
+def test_one_by_one_serves_all_where_lengths_differ(of: Loaded) -> None:
+    assert turns.sample(small.MIXED, 2) == small.MIXED
+    assert turns.sample(small.requests((5, 9), (5, 9), (5, 3)), 2) != small.requests((5, 9), (5, 9))
+    found = measured({"ours": Ours(of)}, of)["ours"]
+    assert isinstance(found, Throughput) and found.one_by_one.n_requests == len(small.MIXED)
+
+
+def test_a_first_token_is_waited_for_from_the_arrival_of_its_request(of: Loaded) -> None:
+    found = measured({"ours": Ours(of)}, of, replace(PLAN, n_trials=1), small.ARRIVING)["ours"]
+    assert isinstance(found, Throughput)
+    assert found.arrival_s == [one.arrival_s for one in small.ARRIVING] and found.one_by_one.n_requests == 3
+    first, _, last = found.batch.ttft_s  # of one batch, whose first tokens are there at once
+    assert first - last == pytest.approx(small.ARRIVING[-1].arrival_s)
+    assert found.batch.wall_s[0] > first >= small.ARRIVING[-1].arrival_s
+
+
 def test_a_baseline_that_is_asked_for_is_timed_once(of: Loaded) -> None:
     asked = HFBatch(of)
     batch = measured({"hf_batch": asked}, of)["hf_batch"]
     assert isinstance(batch, Throughput) and batch.engine is not None
     assert batch.engine.wall_s == batch.batch.wall_s
     assert batch.speedup_batch is not None and batch.speedup_batch.estimate == 1
+
+
+def test_the_noise_is_that_of_the_batch_over_its_own_next_trial(of: Loaded) -> None:
+    found = measured({"hf_batch": HFBatch(of)}, of, requests=small.ALIKE)["hf_batch"]
+    assert isinstance(found, Throughput)
+    first, second, third = found.batch.wall_s
+    noise, steps = found.aa_batch, (second / first, third / second, first / third)
+    assert noise is not None and noise.n == 3 and noise.estimate == pytest.approx(1)
+    assert noise.low < 1 < noise.high and max(steps) / noise.high < 1 + 1e-9  # few trials, so the interval is stretched
+
+
+def test_a_single_trial_says_nothing_about_noise(of: Loaded) -> None:
+    found = measured({"ours": Ours(of)}, of, replace(PLAN, n_trials=1))["ours"]
+    assert isinstance(found, Throughput) and found.aa_batch is None
+    assert found.speedup_batch is not None and found.speedup_batch.n == 1
 
 
 def test_what_takes_long_takes_part_in_fewer_trials(of: Loaded) -> None:

@@ -44,6 +44,9 @@ def test_greedy_tokens_are_those_of_transformers(model: Callable[[], PreTrainedM
         alike = [small.Request([*small.MIXED[1].prompt[:33], number], 2) for number in range(3)]
         found = engine.serve(alike).blocks
         assert found is not None and found.n_prefix_hits == 2 * 32  # the first block of the second and the third
+        arriving = engine.serve(small.ARRIVING)
+        assert arriving.tokens == HFGenerate(of).serve(small.ARRIVING).tokens
+        assert all(times[0] > one.arrival_s for times, one in zip(arriving.token_s, small.ARRIVING, strict=True))
         score = agreement.of_logits(engine, of, small.MIXED)
         assert score.tokens_equal == 1 and score.correlation == pytest.approx(1, abs=1e-4)
         assert score.kl == pytest.approx(0, abs=1e-4)

@@ -27,14 +27,15 @@ def serving(rate: float, used: int = 1000, **changes: Any) -> Serving:
 
 
 def made(engine: str, rate: float, batch: int = 8, *, strategy: str = "full", workload: str = "throughput",
-         agreement: Agreement = EXACT, is_model: bool = True, **changes: Any) -> Record:  # fmt: skip
+         agreement: Agreement = EXACT, is_model: bool = True, noise: Interval | None = SAME,
+         **changes: Any) -> Record:  # fmt: skip
     """Beside 20 tokens per second one by one and 100 in one batch."""
     of = factory.cell(strategy, 64, level="engine", engine=engine, workload=workload, batch=batch, kv_budget=None)
     throughput = Throughput(
         n_prompt_tokens=[64] * batch, n_new_tokens=[33] * batch, agreement=agreement,
         engine=serving(rate, **changes) if is_model else None, one_by_one=serving(20), batch=serving(100),
         speedup_one_by_one=_ratio(rate / 20) if is_model else None,
-        speedup_batch=_ratio(rate / 100) if is_model else None, aa_batch=SAME,
+        speedup_batch=_ratio(rate / 100) if is_model else None, aa_batch=noise,
     )  # fmt: skip
     record = factory.make(of, throughput=throughput)
     return record.model_copy(update={"config": record.config | {"engine": {"name": engine, "title": engine.upper()}}})
@@ -76,6 +77,38 @@ def test_a_range_over_points_counts_its_verdicts(tmp_path: Path) -> None:
 
 def test_one_trial_is_no_verdict() -> None:
     assert engines.verdict(Interval(estimate=5.0, low=0.0, high=float("inf"), n=1), SAME) == verdicts.ONE_SAMPLE
+    assert engines.verdict(_ratio(5.0), None) == verdicts.ONE_SAMPLE
+
+
+def test_one_by_one_says_how_many_prompts_it_served(tmp_path: Path) -> None:
+    older, newer = made("hf_generate", 20, 4), made("hf_generate", 20, 32, n_requests=2)
+    first, second = lines(rows(tmp_path, older, newer), "Prompts of one length", tmp_path)
+    assert "[HF_GENERATE]" in first and "[HF_GENERATE, 2 of 32 prompts]" in second
+
+
+def test_requests_that_arrive_say_so_and_are_waited_for_from_their_arrival(tmp_path: Path) -> None:
+    plain = [made("hf_batch", 100, workload="mixed_lengths", ttft_s_p50=4.0, ttft_s_p90=7.0),
+             made("vllm", 120, workload="mixed_lengths")]  # fmt: skip
+    records = []
+    for record in plain:
+        assert record.throughput is not None
+        throughput = record.throughput.model_copy(update={"arrival_s": [0.0, 1.0, 2.5]})
+        records.append(record.model_copy(update={"throughput": throughput}))
+    found = rows(tmp_path, *records)
+    batch, vllm = lines(found, "Lengths that differ", tmp_path)
+    assert f"new, arriving over 2.50{q.GLUE}s |" in batch and f"| 4.00{q.GLUE}s | 7.00{q.GLUE}s |" in batch
+    assert f"| 100{q.GLUE}ms | 200{q.GLUE}ms |" in vllm
+    said = next(line for line in engine_sentences.sentences(found) if line.startswith("First tokens"))
+    assert f"half are there after 4.00{q.GLUE}s (HF_BATCH) and 100{q.GLUE}ms (VLLM), each from its own arrival" in said
+
+
+def test_noise_is_told_over_all_points_that_have_some(tmp_path: Path) -> None:
+    wide = Interval(estimate=1.0, low=0.8, high=1.2, n=3)
+    found = rows(tmp_path, made("vllm", 90), made("vllm", 90, 16, noise=wide), made("vllm", 90, 32, noise=None))
+    said = next(line for line in engine_sentences.sentences(found) if line.startswith("One batch beside itself"))
+    assert f"0.80{q.TIMES} to 1.20{q.TIMES} over all points" in said
+    alone = rows(tmp_path / "other", made("vllm", 90, noise=None))
+    assert not any(line.startswith("One batch beside itself") for line in engine_sentences.sentences(alone))
 
 
 @pytest.mark.parametrize(("correlation", "is_model"), [(0.993, True), (0.12, False)])

@@ -12,29 +12,18 @@ from pipeline import bars, judgement
 from pipeline.findings import evidence
 from pipeline.findings.evidence import ABLATION, MODEL, SYSTEM, Row, Setting, group
 from pipeline.findings.means import PROTOCOL, differs
-from pipeline.report import (
-    ablations,
-    benchmarks,
-    context,
-    crossing,
-    figures,
-    headlines,
-    judged,
-    machines,
-    notes,
-    ranking,
-    sections,
-    sentences,
-    tables,
-)
+from pipeline.report import context, judged, machines, notes, ranking, sections, sentences, tables
+from pipeline.report.ablations import parts as ablations
 from pipeline.report.advice import use_cases as advice
+from pipeline.report.benchmark import page as benchmarks
 from pipeline.report.claims import pages as claim_pages
 from pipeline.report.contents import with_contents
-from pipeline.report.engines import ENGINE
 from pipeline.report.page import figures as page_figures
 from pipeline.report.page import render as page
 from pipeline.report.parts import FIGURES, Files, Gallery, Level, Part, Picture, Technique
+from pipeline.report.system.engines import ENGINE
 from pipeline.report.tables import Table
+from pipeline.report.tokens import crossing, figures, headlines
 from pipeline.study import LEVEL as STUDY
 
 REPORT = "report.md"

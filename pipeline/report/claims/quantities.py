@@ -22,10 +22,10 @@ from pipeline.findings.means import (
 from pipeline.intervals import bootstrap
 from pipeline.record import Cost, Interval
 from pipeline.report.claims.facts import GIB, Fact, exact
-from pipeline.report.engines import Served, used_share
 from pipeline.report.ranking import memory
-from pipeline.report.study import peak_share
-from pipeline.report.weights import weight_bytes
+from pipeline.report.study.repeated import peak_share
+from pipeline.report.system.engines import Served, used_share
+from pipeline.report.system.weights import weight_bytes
 
 AWARE = "query_aware"
 

@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.findings import evidence
 from pipeline.record import Record
-from pipeline.report import drawing, step_plots
+from pipeline.report import drawing
+from pipeline.report.tokens import step_plots
 from tests.pipeline.report import factory
 
 NAMES = ("full", "no_cache", "sliding_window", "attention_sink", "random_eviction")

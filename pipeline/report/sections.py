@@ -10,7 +10,7 @@ from pipeline.findings import evidence
 from pipeline.findings.evidence import Row, Setting, group
 from pipeline.layout import read_all as read_layouts
 from pipeline.memory.production import read as read_production
-from pipeline.report.memory import layout, production, production_plots, serving, serving_plots
+from pipeline.report.memory import layout, production, production_plots, serving, serving_plots, serving_sentences
 from pipeline.report.models import architectures, reach, uptraining
 from pipeline.report.models import plots as model_plots
 from pipeline.report.models import sentences as model_sentences
@@ -107,7 +107,7 @@ def of_serving(results_dir: Path, gallery: Gallery) -> Part | None:
     if found is None:
         return None
     pictures = gallery.hang(serving_plots.drawn(found))
-    return Part("Serving", serving.sentences(found), serving.tables(found), pictures=pictures)
+    return Part("Serving", serving_sentences.sentences(found), serving.tables(found), pictures=pictures)
 
 
 def of_layouts(results_dir: Path) -> list[Part]:

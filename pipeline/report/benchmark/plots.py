@@ -22,12 +22,10 @@ from pipeline.report.drawing import (
     error_bars,
     figure,
     label_ends,
-    length_axis,
-    log_axis,
     mark,
     name_rows,
-    ratio_axis,
 )
+from pipeline.report.scales import length_axis, log_axis, ratio_axis
 
 Lengths = Sequence[tuple[int, Interval]]
 SHORTEST_IN = 3.4

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pipeline import bars
 from pipeline.findings import quantities as q
 from pipeline.findings import verdicts
 from pipeline.findings.evidence import Row, group, label, labels
 from pipeline.findings.orders import tau_b
 from pipeline.report import sentences
 from pipeline.report.tables import Table, link, why_empty
+from pipeline.report.tokens import sentences as token_sentences
 
 Point = tuple[str, int, int]  # model, batch, seq_len
+
+
+def is_benchmark(row: Row) -> bool:
+    return row.cell.level == bars.LEVEL
 
 
 def of(rows: Iterable[Row]) -> dict[Point, list[Row]]:
@@ -62,7 +68,9 @@ def said(rows: Sequence[Row]) -> list[str]:
     """On a GPU, of each point: how fast the techniques are, and how much of that is seen where Python launches."""
     lines = []
     for members in of(as_graphs(rows)).values():
-        lines += [f"On `{members[0].cell.model}`: {line}" for line in sentences.headlines(members, labels(members))]
+        lines += [
+            f"On `{members[0].cell.model}`: {line}" for line in token_sentences.headlines(members, labels(members))
+        ]
         lines.append(_launching(members))
     return lines
 

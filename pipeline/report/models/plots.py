@@ -16,21 +16,12 @@ from pipeline.findings.evidence import group
 from pipeline.findings.means import shifted
 from pipeline.record import Interval
 from pipeline.report import captions
-from pipeline.report.drawing import (
-    REFERENCE,
-    bytes_axis,
-    dodge,
-    error_bars,
-    figure,
-    label_ends,
-    legend,
-    length_axis,
-    style,
-)
+from pipeline.report.drawing import REFERENCE, dodge, error_bars, figure, label_ends, legend, style
 from pipeline.report.models import reach, training_plots
 from pipeline.report.models.architectures import Architecture, at, lengths, longest_trained, recall, text
 from pipeline.report.models.panels import look, panels
 from pipeline.report.models.training_plots import Drawn
+from pipeline.report.scales import bytes_axis, length_axis
 
 Point = tuple[Architecture, float, Interval]  # bytes held, quality
 NEARLY = 3  # steps within a factor of two, in which bytes count as the same

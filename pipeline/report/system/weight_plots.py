@@ -12,9 +12,10 @@ from pipeline.findings import quantities as q
 from pipeline.findings.evidence import Row, slug
 from pipeline.record import Interval
 from pipeline.report import captions
-from pipeline.report.drawing import PALETTE, REFERENCE, error_bars, figure, ratio_axis, style
+from pipeline.report.drawing import PALETTE, REFERENCE, error_bars, figure, style
 from pipeline.report.models.architectures import text
 from pipeline.report.models.training_plots import Drawn
+from pipeline.report.scales import ratio_axis
 from pipeline.report.system import weights
 from pipeline.report.system.weights import Place
 

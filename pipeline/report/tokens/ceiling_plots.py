@@ -13,18 +13,8 @@ from pipeline.findings import quantities as q
 from pipeline.findings.evidence import Row
 from pipeline.record import Cost, Interval
 from pipeline.report import captions
-from pipeline.report.drawing import (
-    INK,
-    ROW_IN,
-    across,
-    bound,
-    bytes_axis,
-    figure,
-    log_axis,
-    mark,
-    name_rows,
-    of_trials,
-)
+from pipeline.report.drawing import INK, ROW_IN, across, bound, figure, mark, name_rows, of_trials
+from pipeline.report.scales import bytes_axis, log_axis
 
 Names = Mapping[tuple[str, str], str]
 Pair = tuple[float, Interval]  # what shapes predict or the machine could do, and what was measured

@@ -17,16 +17,14 @@ from pipeline.report.drawing import (
     NOISE,
     ROW_IN,
     across,
-    bytes_axis,
     dodge,
     error_bars,
     figure,
     label_ends,
-    length_axis,
     mark,
     name_rows,
-    ratio_axis,
 )
+from pipeline.report.scales import bytes_axis, length_axis, ratio_axis
 from pipeline.report.tokens import step_plots
 
 Names = Mapping[tuple[str, str], str]

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from pipeline.findings import quantities as q
 from pipeline.report import captions
-from pipeline.report.drawing import INK, LABEL_IN, error_bars, figure, label_ends, mark, ratio_axis, style
+from pipeline.report.drawing import INK, LABEL_IN, error_bars, figure, label_ends, mark, style
+from pipeline.report.scales import ratio_axis
 from pipeline.report.tokens.cost_plots import OFF_SCALE
 from pipeline.report.tokens.tradeoff import Both, where
 

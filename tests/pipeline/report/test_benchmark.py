@@ -13,6 +13,7 @@ from pipeline.findings import quantities as q
 from pipeline.record import Record
 from pipeline.report import render
 from pipeline.report.benchmark import page as benchmarks
+from pipeline.report.parts import Gallery
 from tests.pipeline.report import factory
 
 PLAN = bars.load()
@@ -59,7 +60,7 @@ def test_an_explanation_of_the_plan_is_shown(tmp_path: Path) -> None:
     why = "Its scores are read again in every step."
     plan = PLAN.model_copy(update={"bars": PLAN.bars | {"tova": PLAN.bars["tova"].model_copy(update={"why": why})}})
     rows = benchmarks_rows([factory.benchmarked("tova", ratio=0.58)], tmp_path)
-    machine = benchmarks._machine(factory.MACHINE, rows, tmp_path, plan, {})
+    machine = benchmarks._machine(factory.MACHINE, rows, tmp_path, plan, Gallery())
     assert machine.missed[0].endswith(why)
 
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline import ROOT
 from pipeline.findings import quantities as q
 from pipeline.report import drawing
-from pipeline.report.memory import serving, serving_plots
+from pipeline.report.memory import serving, serving_plots, serving_sentences
 from pipeline.serving import plan, results
 from pipeline.serving.cases import counted
 from pipeline.serving.results import Load, OfPolicy, OfTechnique, Policy, Served, Serving, Size, Unsized
@@ -83,7 +83,7 @@ def found() -> Serving:
 
 
 def said(of: Serving) -> str:
-    return "\n".join(serving.sentences(of))
+    return "\n".join(serving_sentences.sentences(of))
 
 
 def test_a_line_for_each_policy_block_size_and_technique() -> None:
@@ -140,8 +140,8 @@ def test_other_results_are_other_sentences(policy: Policy, line: int) -> None:
         of.model_copy(update={"served": served(3, 5, utilisation=0.11)}) if of.policy == policy else of
         for of in found().policies
     ]
-    other = serving.sentences(found().model_copy(update={"policies": changed}))
-    assert other[line] != serving.sentences(found())[line]
+    other = serving_sentences.sentences(found().model_copy(update={"policies": changed}))
+    assert other[line] != serving_sentences.sentences(found())[line]
 
 
 def test_who_serves_less_than_the_full_cache_is_named() -> None:

@@ -6,7 +6,9 @@ import pytest
 
 from pipeline.findings import evidence, verdicts
 from pipeline.record import Interval, Record
-from pipeline.report import sentences
+from pipeline.report import reading
+from pipeline.report import sentences as shared
+from pipeline.report.tokens import sentences
 from tests.pipeline.report import factory
 
 
@@ -124,7 +126,7 @@ def test_random_weights_have_no_trained_length(tmp_path: Path) -> None:
 
 
 def test_the_statement_counts_every_record(tmp_path: Path) -> None:
-    text = sentences.statement(rows_of(factory.realistic(), tmp_path))
+    text = reading.statement(rows_of(factory.realistic(), tmp_path))
     assert text == "Computed from 54 records of 1 machine (7 techniques): 52 measured, 1 failed and 1 skipped."
 
 
@@ -147,4 +149,4 @@ def test_a_changed_technique_says_what_changed_in_its_title(tmp_path: Path) -> N
     ],
 )
 def test_papers_become_links(text: str, shown: str) -> None:
-    assert sentences.paper(text) == shown
+    assert shared.paper(text) == shown

@@ -267,7 +267,8 @@ def _first_line(error: Exception) -> str:
 def _files(records: list[Record]) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """Record files and figures by name, from a folder with these records alone. The figures import matplotlib."""
     from pipeline.findings import evidence
-    from pipeline.report import drawing, figures
+    from pipeline.report import drawing
+    from pipeline.report.tokens import figures
 
     with TemporaryDirectory() as folder:
         results = Path(folder)

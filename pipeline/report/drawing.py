@@ -8,7 +8,7 @@ import math
 import multiprocessing
 import os
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +17,7 @@ from matplotlib import style as styles
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from pipeline.findings import quantities as q
 from pipeline.record import Interval
 
 # Okabe and Ito's colours without yellow, which vanishes on white, and two of Tol's.
@@ -141,55 +139,6 @@ def _encode(drawn: Figure, **options: object) -> bytes:
     buffer = io.BytesIO()
     drawn.savefig(buffer, **options)  # type: ignore[arg-type]
     return buffer.getvalue()
-
-
-def length_axis(axes: Axes, lengths: Iterable[int]) -> None:
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(sorted(set(lengths))))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: q.count(value)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("prompt tokens")
-
-
-def log_axis(axes: Axes, which: str, values: Iterable[float], write: FuncFormatter) -> None:
-    """Logarithmic, with round ticks however narrow or wide the range is."""
-    axis = axes.yaxis if which == "y" else axes.xaxis
-    positive = [v for v in values if v > 0 and math.isfinite(v)] or [1.0]
-    low, high = min(positive) / 1.15, max(positive) * 1.15
-    axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
-    axis.set_major_locator(FixedLocator(round_ticks(low, high)))
-    axis.set_major_formatter(write)
-    axis.set_minor_locator(NullLocator())
-
-
-def round_ticks(low: float, high: float) -> list[float]:
-    """Five or so ticks: powers of ten, 1-2-5 steps, or even steps where the range is narrow."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in ((1,), (1, 3), (1, 2, 5)):
-        ticks = [step * 10.0**k for k in decades for step in steps if low <= step * 10.0**k <= high]
-        if len(ticks) >= 4:
-            return ticks
-    even = (float(t) for t in MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= t <= high)
-    gap, kept = (high / low) ** (1 / 9), list[float]()  # even steps crowd at the upper end of a logarithmic axis
-    for tick in even:
-        if not kept or tick >= kept[-1] * gap:
-            kept.append(tick)
-    return kept
-
-
-def ratio_axis(axes: Axes, which: str, values: Iterable[float]) -> None:
-    log_axis(axes, which, values, FuncFormatter(lambda value, _: f"{value:g}{q.TIMES}"))
-
-
-def bytes_axis(axes: Axes, values: Iterable[float], which: str = "y") -> None:
-    """Powers of two, since the units are."""
-    found, axis = list(values), axes.yaxis if which == "y" else axes.xaxis
-    exponents = range(math.floor(math.log2(min(found))), math.ceil(math.log2(max(found))) + 1)
-    stride = math.ceil(len(exponents) / 6)
-    axes.set(**{f"{which}scale": "log", f"{which}lim": (2.0 ** exponents[0] / 1.1, 2.0 ** exponents[-1] * 1.1)})
-    axis.set_major_locator(FixedLocator([2.0**e for e in exponents if e % stride == 0]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: q.tick(q.data(value))))
-    axis.set_minor_locator(NullLocator())
 
 
 def error_bars(intervals: Sequence[Interval]) -> list[list[float]]:

@@ -8,21 +8,11 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.report.architectures import Architecture
-from pipeline.report.drawing import Mark, architecture_mark, figure
+from pipeline.report.drawing import Mark, figure
 
 COLUMNS = 4
 ROW_IN = 1.55
 AROUND_IN = 0.55  # titles and the label of an axis
-
-
-def look(one: Architecture) -> Mark:
-    return architecture_mark(one.name, is_reference=one.is_reference)
-
-
-def panels(found: Sequence[Architecture], x: str, y: str) -> tuple[Figure, list[tuple[Axes, Architecture]]]:
-    canvas, places = grid([(one.name, look(one)) for one in found], x, y)
-    return canvas, list(zip(places, found, strict=True))
 
 
 def grid(titles: Sequence[tuple[str, Mark]], x: str, y: str) -> tuple[Figure, list[Axes]]:

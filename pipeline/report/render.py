@@ -12,29 +12,22 @@ from pipeline import bars, judgement
 from pipeline.findings import evidence
 from pipeline.findings.evidence import ABLATION, MODEL, SYSTEM, Row, Setting, group
 from pipeline.findings.means import PROTOCOL, differs
-from pipeline.report import (
-    ablations,
-    benchmarks,
-    context,
-    crossing,
-    figures,
-    headlines,
-    judged,
-    machines,
-    notes,
-    ranking,
-    sections,
-    sentences,
-    tables,
-)
+from pipeline.report import context, judged, machines, notes, ranking, reading, sections, sentences
+from pipeline.report.ablations import parts as ablations
 from pipeline.report.advice import use_cases as advice
+from pipeline.report.benchmark import against_bars
+from pipeline.report.benchmark import page as benchmarks
+from pipeline.report.benchmark.points import is_benchmark
 from pipeline.report.claims import pages as claim_pages
 from pipeline.report.contents import with_contents
-from pipeline.report.engines import ENGINE
 from pipeline.report.page import figures as page_figures
 from pipeline.report.page import render as page
 from pipeline.report.parts import FIGURES, Files, Gallery, Level, Part, Picture, Technique
+from pipeline.report.system.engines import ENGINE
 from pipeline.report.tables import Table
+from pipeline.report.tokens import crossing, figures, headlines
+from pipeline.report.tokens import sentences as token_sentences
+from pipeline.report.tokens import tables as token_tables
 from pipeline.study import LEVEL as STUDY
 
 REPORT = "report.md"
@@ -107,7 +100,7 @@ class Renderer:
     def _short(self, setting: Setting, rows: Sequence[Row]) -> Part:
         names = evidence.labels(rows)
         return Part(
-            self.titles[setting], sentences.headlines(rows, names), list(_short_tables(rows, names)), [], [], []
+            self.titles[setting], token_sentences.headlines(rows, names), list(_short_tables(rows, names)), [], [], []
         )
 
     def _technique(self, strategy: str, rows: Sequence[Row]) -> Technique:
@@ -115,7 +108,7 @@ class Renderer:
         settings = group(rows, lambda row: row.setting)
         return Technique(
             evidence.label(strategy),
-            sentences.technique_title(rows[0]),
+            token_sentences.technique_title(rows[0]),
             str(described.get("summary") or ""),
             sentences.paper(str(described.get("paper") or "")),
             sentences.status(rows),
@@ -125,21 +118,23 @@ class Renderer:
 
     def _technique_part(self, setting: Setting, rows: Sequence[Row]) -> Part:
         shown = [
-            (f"Cost, as ratios to {setting.reference}", tables.technique_cost(rows, self.reports_dir)),
-            ("Held-out text", tables.technique_text(rows, self.reports_dir)),
+            (f"Cost, as ratios to {setting.reference}", token_tables.technique_cost(rows, self.reports_dir)),
+            ("Held-out text", token_tables.technique_text(rows, self.reports_dir)),
         ]
         hidden = [
-            ("Times, budgets and memory", tables.technique_time(rows)),
-            ("Beside the measured ceilings", tables.technique_ceilings(rows)),
+            ("Times, budgets and memory", token_tables.technique_time(rows)),
+            ("Beside the measured ceilings", token_tables.technique_ceilings(rows)),
             ("Beside the measured link from the host", crossing.of_technique(rows)),
             *(
-                (f"Recall at {sentences.point(r)}, task by task", tables.technique_recall(r))
+                (f"Recall at {sentences.point(r)}, task by task", token_tables.technique_recall(r))
                 for r in rows
                 if differs(r)
             ),
         ]
         pictures = self._pictures(setting, figures.of_technique(rows)) if setting.hardware_id == self.pictured else []
-        return Part(self.titles[setting], sentences.assessment(rows), _filled(shown), _filled(hidden), [], pictures)
+        return Part(
+            self.titles[setting], token_sentences.assessment(rows), _filled(shown), _filled(hidden), [], pictures
+        )
 
     def _pictures(self, setting: Setting, drawn: figures.Drawn) -> list[Picture]:
         return self.gallery.hang(drawn, self.slugs[setting])
@@ -148,7 +143,7 @@ class Renderer:
 def render(results_dir: Path, reports_dir: Path) -> Files:
     """Raises ValueError where a record or another file of results is corrupt, or there are no records."""
     found, plan = evidence.load(results_dir), bars.load()
-    rows = [row for row in found if not benchmarks.is_benchmark(row)]
+    rows = [row for row in found if not is_benchmark(row)]
     written = judgement.read(results_dir)
     renderer = Renderer(rows, reports_dir)
     claims = claim_pages.judgement(found, results_dir)
@@ -162,20 +157,20 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
     )
     failed = [row for row in rows if row.record.status != "ok"]
     text = environment.get_template("template.md.j2").render(
-        statement=sentences.statement(rows),
+        statement=reading.statement(rows),
         machines=context.machines(rows),
         notes=notes.notes(renderer.rows),
         in_short=renderer.in_short(),
         advice=advice.advised(found, reports_dir),
         claims=claim_pages.summary(claims),
-        how_to_read=[*sentences.how_to_read(), *sentences.what_is_drawn(renderer.rows, renderer.pictured)],
+        how_to_read=[*reading.how_to_read(), *reading.what_is_drawn(renderer.rows, renderer.pictured)],
         environment=context.environment(rows),
         grid=context.grid(rows),
         levels=renderer.levels(),
         models=sections.of_models(renderer.of(MODEL), gallery, reports_dir),
         ablations=renderer.ablations(),
         benchmark=benchmarks.summary(found, plan),
-        bars_at=benchmarks.where(plan),
+        bars_at=against_bars.where(plan),
         weights=sections.of_weights(renderer.of(SYSTEM), gallery, reports_dir),
         engines=sections.of_engines(renderer.of(ENGINE), gallery, reports_dir),
         serving=sections.of_serving(results_dir, gallery),
@@ -213,20 +208,20 @@ def _comparison_tables(rows: Sequence[Row], names: Names, reports_dir: Path) -> 
     ).values():
         where = sentences.point(members[0])
         if any(row.record.cost for row in members):
-            yield f"Cost at {where}", tables.summary_cost(members, names, reports_dir)
+            yield f"Cost at {where}", token_tables.summary_cost(members, names, reports_dir)
         if any(row.record.quality and row.record.quality.tasks for row in members):
             heading = f"Recall accuracy ({' / '.join(PROTOCOL.values())}) at {where}"
-            yield heading, tables.summary_recall(members, names, reports_dir)
+            yield heading, token_tables.summary_recall(members, names, reports_dir)
         if any(row.record.quality and row.record.quality.text for row in members):
-            yield f"Held-out text at {where}", tables.summary_text(members, names, reports_dir)
+            yield f"Held-out text at {where}", token_tables.summary_text(members, names, reports_dir)
 
 
 def _short_tables(rows: Sequence[Row], names: Names) -> Iterator[tuple[str, Table]]:
     """One point each, at which most techniques stand beside each other; for quality within the trained length."""
     if timed := headlines.costs(rows):
-        yield f"Cost at {sentences.point(timed[0])}", tables.summary_cost(timed, names)
+        yield f"Cost at {sentences.point(timed[0])}", token_tables.summary_cost(timed, names)
     if judged := headlines.qualities(rows):
-        yield f"Quality at {sentences.point(judged[0])}", tables.summary_quality(judged, names)
+        yield f"Quality at {sentences.point(judged[0])}", token_tables.summary_quality(judged, names)
 
 
 def _filled(found: Sequence[tuple[str, Table]]) -> list[tuple[str, Table]]:

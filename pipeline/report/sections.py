@@ -10,29 +10,16 @@ from pipeline.findings import evidence
 from pipeline.findings.evidence import Row, Setting, group
 from pipeline.layout import read_all as read_layouts
 from pipeline.memory.production import read as read_production
-from pipeline.report import (
-    architectures,
-    engine_plots,
-    engine_sentences,
-    engines,
-    layout,
-    model_level,
-    model_plots,
-    model_sentences,
-    production,
-    production_plots,
-    reach,
-    serving,
-    serving_plots,
-    study,
-    study_plots,
-    tradeoff,
-    tradeoff_plots,
-    uptraining,
-    weight_plots,
-    weights,
-)
+from pipeline.report.memory import layout, production, production_plots, serving, serving_plots, serving_sentences
+from pipeline.report.models import architectures, reach, uptraining
+from pipeline.report.models import plots as model_plots
+from pipeline.report.models import sentences as model_sentences
+from pipeline.report.models import tables as model_level
 from pipeline.report.parts import Gallery, Part
+from pipeline.report.study import plots as study_plots
+from pipeline.report.study import repeated as study
+from pipeline.report.system import engine_plots, engine_sentences, engines, weight_plots, weights
+from pipeline.report.tokens import tradeoff, tradeoff_plots
 from pipeline.serving.results import read as read_serving
 
 
@@ -120,7 +107,7 @@ def of_serving(results_dir: Path, gallery: Gallery) -> Part | None:
     if found is None:
         return None
     pictures = gallery.hang(serving_plots.drawn(found))
-    return Part("Serving", serving.sentences(found), serving.tables(found), pictures=pictures)
+    return Part("Serving", serving_sentences.sentences(found), serving.tables(found), pictures=pictures)
 
 
 def of_layouts(results_dir: Path) -> list[Part]:

@@ -16,7 +16,8 @@ from pipeline import ROOT, dashboard, metrics
 from pipeline.dashboard import VIEWS, View
 from pipeline.record import Record
 from tests.pipeline import run_file, wandb_server
-from tests.pipeline.report import factory, test_engines
+from tests.pipeline.report import factory
+from tests.pipeline.report.system import test_engines
 from tests.pipeline.test_tracking import GRID, KEY, environment, followed
 
 NO_CHART = re.compile(

@@ -7,12 +7,12 @@ from typing import Any
 
 from pipeline.findings import quantities as q
 from pipeline.findings.evidence import Row, fullest
-from pipeline.report import ceiling_plots, tradeoff
-from pipeline.report.ceiling_plots import Pair
-from pipeline.report.cost_plots import OFF_SCALE
 from pipeline.report.drawing import INK, Mark, mark
 from pipeline.report.page.charts import HIDDEN, Chart, View, names, plain, points, ratios
-from pipeline.report.tradeoff import Both
+from pipeline.report.tokens import ceiling_plots, tradeoff
+from pipeline.report.tokens.ceiling_plots import Pair
+from pipeline.report.tokens.cost_plots import OFF_SCALE
+from pipeline.report.tokens.tradeoff import Both
 
 Names = Mapping[tuple[str, str], str]
 CEILING = {"symbol": "line-ns-open", "size": 16, "color": INK, "line": {"width": 2}}

@@ -10,7 +10,6 @@ from pipeline.findings import quantities as q
 from pipeline.findings import verdicts
 from pipeline.findings.evidence import Row, fullest, group, label
 from pipeline.record import Arm, Cost, Interval
-from pipeline.report.cost_plots import OFF_SCALE
 from pipeline.report.drawing import REFERENCE, mark
 from pipeline.report.page.charts import (
     HIDDEN,
@@ -31,7 +30,8 @@ from pipeline.report.page.charts import (
     seconds,
     spans,
 )
-from pipeline.report.step_plots import longest, running_median
+from pipeline.report.tokens.cost_plots import OFF_SCALE
+from pipeline.report.tokens.step_plots import longest, running_median
 
 Names = Mapping[tuple[str, str], str]
 Samples = Callable[[Arm], Sequence[float] | Sequence[int] | None]

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pipeline.findings import evidence
 from pipeline.findings.evidence import ABLATION, MODEL, Row, Setting, group, slug
-from pipeline.report import architectures, engines, tradeoff
+from pipeline.report.models import architectures
 from pipeline.report.page import ceilings as page_ceilings
 from pipeline.report.page import cost as page_cost
 from pipeline.report.page import levels as page_levels
 from pipeline.report.page import quality as page_quality
 from pipeline.report.page.charts import Chart
 from pipeline.report.parts import FIGURES
+from pipeline.report.system import engines
+from pipeline.report.tokens import tradeoff
 
 Found = Iterator[tuple[str, Chart]]
 

@@ -9,13 +9,14 @@ from pipeline.findings import quantities as q
 from pipeline.findings.evidence import BASELINE, Row, group
 from pipeline.findings.means import shifted
 from pipeline.record import Interval
-from pipeline.report import engine_plots, model_plots
-from pipeline.report.architectures import Architecture, architectures, at, lengths, longest_trained, recall, text
-from pipeline.report.engines import EQUAL_LENGTHS, MIXED, ORDER, Point, points
+from pipeline.report.models import plots as model_plots
+from pipeline.report.models.architectures import Architecture, architectures, at, lengths, longest_trained, recall, text
+from pipeline.report.models.panels import look
 from pipeline.report.page.charts import Axis, Chart, Trace, View, bars, bytes_held, plain
 from pipeline.report.page.charts import lengths as length_axis
 from pipeline.report.page.charts import points as marks
-from pipeline.report.panels import look
+from pipeline.report.system import engine_plots
+from pipeline.report.system.engines import EQUAL_LENGTHS, MIXED, ORDER, Point, points
 
 
 def of_models(rows: Sequence[Row]) -> dict[str, Chart]:

@@ -11,8 +11,8 @@ from pipeline.findings.evidence import Row, group, held_share, label
 from pipeline.findings.means import N_RESAMPLES, PROTOCOL, SEED, accuracies, mean_difference, shifted, tasks_of
 from pipeline.intervals import bootstrap
 from pipeline.record import Interval, TaskQuality, TextQuality
+from pipeline.report.ablations.equal_bytes import compared
 from pipeline.report.drawing import INK, mark
-from pipeline.report.equal_bytes import compared
 from pipeline.report.page.charts import Axis, Chart, Trace, View, budgets, names, plain, points, shares
 
 Names = Mapping[tuple[str, str], str]

@@ -9,7 +9,9 @@ import pytest
 
 from pipeline.findings import evidence, verdicts
 from pipeline.record import Items, Record
-from pipeline.report import ablations, axes, equal_bytes, render
+from pipeline.report import render
+from pipeline.report.ablations import axes, equal_bytes
+from pipeline.report.ablations import parts as ablations
 from tests.pipeline.report import factory
 
 BUDGETS = (0.1, 0.25, 0.5)

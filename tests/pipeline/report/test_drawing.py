@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.findings import evidence
 from pipeline.record import Record
-from pipeline.report import drawing, step_plots
+from pipeline.report import drawing, scales
+from pipeline.report.tokens import step_plots
 from tests.pipeline.report import factory
 
 NAMES = ("full", "no_cache", "sliding_window", "attention_sink", "random_eviction")
@@ -41,7 +42,7 @@ def test_labels_are_moved_apart_in_their_order(values: list[float]) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0.9, 1.1), (0.3, 1.2), (0.1, 80.0), (1e-3, 1e4)])
 def test_axes_have_a_handful_of_ticks_however_wide_the_range(low: float, high: float) -> None:
-    ticks = drawing.round_ticks(low, high)
+    ticks = scales.round_ticks(low, high)
     assert 3 <= len(ticks) <= 9
     assert all(low <= tick <= high for tick in ticks)
 

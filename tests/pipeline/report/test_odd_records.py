@@ -14,7 +14,8 @@ from pipeline.findings import evidence, faults
 from pipeline.record import Record
 from pipeline.report import context, notes, render
 from pipeline.report.__main__ import main
-from tests.pipeline.report import factory, test_engines
+from tests.pipeline.report import factory
+from tests.pipeline.report.system import test_engines
 
 
 def changed(made: Record, path: str, value: float) -> Record:

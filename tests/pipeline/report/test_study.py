@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.findings import evidence, verdicts
 from pipeline.record import Interval, Record
-from pipeline.report import render, study
+from pipeline.report import render
+from pipeline.report.study import repeated as study
 from pipeline.study import Memory, Setting, read
 from tests.pipeline.report import factory
 

@@ -7,7 +7,8 @@ from markdown_it import MarkdownIt
 
 from pipeline.findings import evidence
 from pipeline.findings import quantities as q
-from pipeline.report import context, crossing, render, tables
+from pipeline.report import context, render
+from pipeline.report.tokens import crossing, tables
 from tests.pipeline.report import factory
 
 

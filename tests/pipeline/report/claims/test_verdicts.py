@@ -17,7 +17,8 @@ from pipeline.report.claims import pages as claim_pages
 from pipeline.report.claims.facts import of_files, of_rows
 from pipeline.report.claims.ledger import Check, Claim, Expected
 from pipeline.report.claims.verdicts import CONTRADICTED, NOT_TESTED, SUPPORTED, Judged, compared, judge
-from tests.pipeline.report import factory, trained
+from tests.pipeline.report import factory
+from tests.pipeline.report.models import trained
 
 TIMED = {"level": "token", "workload": "cost", "model": "bench", "strategy": "h2o"}
 RECALLED = {"level": "token", "workload": "quality", "model": "tiny", "strategy": "h2o"}

@@ -1,0 +1,1 @@
+"""Techniques taken apart: quality against bytes, and one axis at a time."""

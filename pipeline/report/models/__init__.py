@@ -1,0 +1,1 @@
+"""The model level: trained architectures, what they learned, hold and take."""

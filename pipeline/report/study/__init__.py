@@ -1,0 +1,1 @@
+"""An earlier study beside its repetition."""

@@ -1,0 +1,1 @@
+"""What stands around a cache: how weights are held, and which engine serves."""

@@ -1,0 +1,101 @@
+"""The figure of engines: tokens per second by how many prompts there are at once."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from pipeline.findings import quantities as q
+from pipeline.findings.evidence import BASELINE, Row
+from pipeline.record import Interval, Serving
+from pipeline.report import captions
+from pipeline.report.drawing import INK, PALETTE, REFERENCE, error_bars, figure, of_trials, style
+from pipeline.report.system.engines import BATCH, EQUAL_LENGTHS, MIXED, ONE_BY_ONE, ORDER, OURS, VLLM, Point, points
+
+COLORS = dict(zip(ORDER, (REFERENCE, "#444444", PALETTE[4], PALETTE[0], PALETTE[1]), strict=True))
+TITLES = {
+    ONE_BY_ONE: "Transformers, one by one",
+    BATCH: "Transformers, one batch",
+    "hf_continuous": "Transformers, continuous",
+    OURS: "our loop, full cache",
+    VLLM: "vLLM",
+}
+WIDTH = 0.16
+
+
+def drawn(rows: Sequence[Row]) -> list[tuple[str, str, Figure]]:
+    """File name, alternative text, figure."""
+    shown = _shown(points(rows))
+    if not shown:
+        return []
+    with style():
+        return [("engines", f"tokens per second of each engine, {_said(shown)}", _bars(shown))]
+
+
+def _said(shown: Sequence[Point]) -> str:
+    parts = []
+    for point in shown:
+        served = {TITLES[engine]: own.serving for engine in ORDER if (own := point.of(engine, BASELINE))}
+        rates = {name: serving.tokens_per_s for name, serving in served.items() if serving}
+        parts.append(f"{_label(point)}: {captions.span(rates, q.three)}".replace("\n", " "))
+    return "; ".join(parts)
+
+
+def _shown(found: Sequence[Point]) -> list[Point]:
+    """Those of the commonest lengths, and those whose lengths differ."""
+    alike = [point for point in found if point.workload == EQUAL_LENGTHS]
+    if not alike:
+        return []
+    common = Counter((point.model, point.seq_len, point.n_new_tokens) for point in alike).most_common(1)[0][0]
+    mixed = [point for point in found if point.workload == MIXED and point.model == common[0]]
+    return [point for point in alike if (point.model, point.seq_len, point.n_new_tokens) == common] + mixed
+
+
+def _bars(shown: Sequence[Point]) -> Figure:
+    canvas = figure(3.6)
+    axes = canvas.subplots()
+    for number, engine in enumerate(ORDER):
+        x, y, trials = [], [], []
+        for place, point in enumerate(shown):
+            own = point.of(engine, BASELINE)
+            if own and own.serving:
+                x.append(place + (number - (len(ORDER) - 1) / 2) * WIDTH)
+                y.append(own.serving.tokens_per_s)
+                trials.append(rate(own.serving))
+        axes.bar(x, y, WIDTH * 0.92, color=COLORS[engine], label=TITLES[engine])
+        axes.errorbar(x, y, error_bars(trials), linestyle="", color=INK, linewidth=0.9, capsize=2)
+        for at, height, seen in zip(x, y, trials, strict=True):
+            axes.annotate(q.three(height), (at, seen.high), (0, 3), textcoords="offset points", ha="center",
+                          fontsize=7.5, color=INK)  # fmt: skip
+    _axes(axes, shown)
+    canvas.legend(loc="outside lower center", ncols=len(ORDER), fontsize=8.5, handlelength=1.0, columnspacing=1.2)
+    return canvas
+
+
+def rate(serving: Serving) -> Interval:
+    """Tokens per second of the middle, the slowest and the fastest trial: each said the same tokens."""
+    n_tokens = serving.tokens_per_s * statistics.median(serving.wall_s)
+    seen = of_trials([n_tokens / taken for taken in serving.wall_s])
+    return seen.model_copy(update={"estimate": serving.tokens_per_s})
+
+
+def _axes(axes: Axes, shown: Sequence[Point]) -> None:
+    """From zero, so that bars can be compared by their length."""
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.count(value)))
+    axes.grid(False, axis="x")
+    axes.set_xticks(range(len(shown)), [_label(point) for point in shown])
+    first = shown[0]
+    axes.set_title(
+        f"new tokens per second, {first.model}, prompts of {q.count(first.seq_len)} tokens, "
+        f"{q.count(first.n_new_tokens)} new tokens each"
+    )
+
+
+def _label(point: Point) -> str:
+    return q.plural(point.n_prompts, "prompt") + ("\nof mixed lengths" if point.workload == MIXED else "")

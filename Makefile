@@ -30,8 +30,8 @@ study: $(STAMP) ## repeat an earlier study on the shape of GPT-2 (about 7 minute
 	@python -m pipeline.report
 
 test: lint ## everything that must hold: format, lint, types, all tests
-	@python -m pytest -q -m alone
-	@OMP_NUM_THREADS=1 python -m pytest -m "not alone" --numprocesses logical --maxprocesses 4 --durations=15
+	@python -m pytest -q -m alone $$(grep -rl --include='test_*.py' 'mark\.alone' tests)
+	@OMP_NUM_THREADS=1 python -m pytest -m "not alone" --numprocesses logical --maxprocesses 4 --dist worksteal --durations=15
 
 lint: $(STAMP) ## format, lint and types only
 	@ruff check .

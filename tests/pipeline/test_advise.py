@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,25 @@ BENCH = [*GIVEN, "memory_gb=1"]  # measured for cost, not for quality
 Captured = pytest.CaptureFixture[str]
 
 
+@cache
+def configured(strategy: str) -> Any:
+    return OmegaConf.to_container(composed(f"strategy={strategy}").strategy, resolve=True)
+
+
 def real(record: Record) -> Record:
     """With the technique as its file configures it, so that its cache can be built."""
-    strategy: Any = OmegaConf.to_container(composed(f"strategy={record.cell.strategy}").strategy, resolve=True)
-    return record.model_copy(update={"config": record.config | {"strategy": strategy}})
+    return record.model_copy(update={"config": record.config | {"strategy": configured(record.cell.strategy)}})
 
 
 def both(name: str, ratio: float = 0.9, loss: float = 0.0) -> list[Record]:
     return [real(factory.timed(name, 1024, ratio)), real(factory.judged(name, 512, loss))]
 
 
-@pytest.fixture
-def records(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Read by all and changed by none: each technique is composed to be made."""
     made = [*both("tova", 0.6, loss=0.3), *both("kv_int8", 0.95), *both("kv_int4", 1.2), *both("offload", 1.0)]
-    return factory.store([*made, *both("oracle", 0.3)], tmp_path)
+    return factory.store([*made, *both("oracle", 0.3)], tmp_path_factory.mktemp("results"))
 
 
 def answer(results: Path, capsys: Captured, *options: str) -> tuple[list[str], str]:

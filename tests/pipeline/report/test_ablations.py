@@ -132,6 +132,7 @@ def test_ablations_have_their_own_section_and_are_in_no_other(tmp_path: Path) ->
     assert sum("ablation/" in line for line in text[start:end].splitlines()) >= len(records)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_ablations_there_is_no_section(tmp_path: Path) -> None:
     factory.store([factory.judged("full", 512)], tmp_path)
     assert "Ablations" not in render.render(tmp_path, tmp_path / "reports")[render.REPORT].decode()

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from markdown_it import MarkdownIt
 
 from pipeline import bars
@@ -40,6 +41,7 @@ def seen(ratio: float, **changes: Any) -> list[Record]:
     return [factory.benchmarked("tova", n, r, model="bench_small", workload=bars.SEEN) for n, r in lengths.items()]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_fast_technique_meets_its_bar_and_a_slow_one_misses_it(tmp_path: Path) -> None:
     fast = page([factory.benchmarked("full", ratio=0.6), factory.benchmarked("tova", ratio=0.4)], tmp_path / "fast")
     slow = page([factory.benchmarked("full", ratio=0.6), factory.benchmarked("tova", ratio=0.58)], tmp_path / "slow")
@@ -49,6 +51,7 @@ def test_a_fast_technique_meets_its_bar_and_a_slow_one_misses_it(tmp_path: Path)
     assert "8 met" in fast and "1 missed" in slow
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_missed_bar_is_explained_by_shapes_and_by_what_was_found(tmp_path: Path) -> None:
     records = [factory.benchmarked("full", ratio=0.6), factory.benchmarked("tova", ratio=0.58)]
     said = section(page(records, tmp_path), "Missed bars")
@@ -68,12 +71,14 @@ def benchmarks_rows(records: list[Record], folder: Path):
     return render.evidence.load(factory.store(records, folder))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_slower_than_our_own_full_cache_is_a_defect(tmp_path: Path) -> None:
     text = page([factory.benchmarked("full", ratio=0.6), factory.benchmarked("tova", ratio=0.9)], tmp_path)
     assert re.search(r"a defect: 1\.50× \[.+\] of `full`", line(text, "Time", "tova"))
     assert "a defect: `tova`." in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_was_skipped_or_not_run_says_so(tmp_path: Path) -> None:
     of = factory.benchmarked("snapkv").cell
     skipped = factory.make(of, status="skipped", reason="no | compiler", remedy="install one")
@@ -83,6 +88,7 @@ def test_what_was_skipped_or_not_run_says_so(tmp_path: Path) -> None:
     assert "skipped: no \\| compiler" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_technique_pays_from_where_all_lengths_are_faster_than_our_full_cache(tmp_path: Path) -> None:
     speeds = {1024: 1.02, 2048: 0.8, 4096: 0.6}
     level = [factory.timed("tova", n, ratio) for n, ratio in speeds.items()]
@@ -93,6 +99,7 @@ def test_a_technique_pays_from_where_all_lengths_are_faster_than_our_full_cache(
     assert "not within the measured lengths" in said  # the benchmark found it slower at the longest
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_memory_that_grows_with_the_square_of_the_prompt_is_called_that(tmp_path: Path) -> None:
     straight = [factory.timed("tova", n) for n in LENGTHS] + [factory.benchmarked("full", ratio=0.6)]
     bent = [_with_peak(record, 100 * record.cell.seq_len**2) for record in straight[:3]]
@@ -106,6 +113,7 @@ def _with_peak(record: Record, n_bytes: int) -> Record:
     return record.model_copy(update={"cost": record.cost.model_copy(update={"technique": arm})})
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_crosses_the_link_is_told_where_one_was_measured(tmp_path: Path) -> None:
     heading = "What crosses the link from the host"
     there = factory.offloaded(factory.benchmarked("offload", ratio=0.6), 10**9, 1e11)
@@ -114,6 +122,7 @@ def test_what_crosses_the_link_is_told_where_one_was_measured(tmp_path: Path) ->
     assert heading not in page([factory.benchmarked("offload", ratio=0.6)], tmp_path / "cpu")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_step_that_grows_with_what_was_seen_is_named(tmp_path: Path) -> None:
     heading = "The step after a long stream"
     assert "no growth found after 32,768 tokens: `tova`" in section(page(seen(1.0), tmp_path / "a"), heading)
@@ -136,6 +145,7 @@ def test_the_page_is_the_same_bytes_twice_and_its_tables_and_figures_are_whole(t
     assert len(widths) == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_sums_the_benchmark_up_and_leads_to_it(tmp_path: Path) -> None:
     page([factory.benchmarked("full", ratio=0.6), factory.benchmarked("tova", ratio=0.9)], tmp_path)
     report = (tmp_path / "reports" / render.REPORT).read_text()
@@ -156,6 +166,7 @@ def test_on_a_gpu_a_step_stands_beside_the_same_step_launched_from_python(tmp_pa
     assert "which was not measured here" in text and "### Time" not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_where_nothing_was_captured_nothing_is_said_of_launching(tmp_path: Path) -> None:
     text = page([factory.benchmarked("tova", ratio=0.5)], tmp_path)
     assert "| Launched from Python |" not in text and "benchmark-steps" not in text

@@ -124,6 +124,7 @@ def test_every_ranked_quantity_is_compared(tmp_path: Path) -> None:
     assert compared == {quantity.title for quantity in ranking.QUANTITIES}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_has_the_section_where_there_are_several(tmp_path: Path) -> None:
     rows_of(tmp_path / "results", a=SPEEDS)
     alone = render.render(tmp_path / "results", tmp_path / "reports")[render.REPORT].decode()

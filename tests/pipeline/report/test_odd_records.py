@@ -84,6 +84,7 @@ def test_odd_records_are_told_at_the_end_and_nothing_of_them_is_drawn(tmp_path: 
     assert " nan" not in before and " inf" not in before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_missing_baseline_is_told_for_its_setting(tmp_path: Path) -> None:
     results = factory.store([factory.timed("full"), factory.judged("h2o")], tmp_path / "results")
     (note,) = notes.notes(evidence.load(results))

@@ -75,6 +75,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     assert any(name.endswith(".svg") for name in once) and any(name.endswith(".png") for name in once)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_machines_stand_side_by_side(tmp_path: Path) -> None:
     for machine in ("machine-a", "machine-b"):
         factory.store([factory.timed("full")], tmp_path / "results", machine)

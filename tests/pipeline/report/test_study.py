@@ -43,6 +43,7 @@ def line(tmp_path: Path, setting: Setting, *records: Record) -> str:
     ("now", "word"),
     [(3.5, study.AGREES), (1.5, study.OTHER_SIZE), (0.5, study.CONTRADICTS), (1.0, study.CONTRADICTS)],
 )
+@pytest.mark.usefixtures("undrawn")
 def test_a_time_is_judged_against_the_earlier_one(tmp_path: Path, now: float, word: str) -> None:
     sinks = SETTINGS["sinks_4_128"]  # 3–4 times slower then
     assert f"| {word} |" in line(tmp_path, sinks, record_of(sinks, now))
@@ -64,6 +65,7 @@ def test_memory_is_judged_by_what_the_study_spoke_of() -> None:
     assert study.peak_share(cost) > held
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_has_no_record_or_failed_is_a_row_all_the_same(tmp_path: Path) -> None:
     window, minicache = SETTINGS["window_128"], SETTINGS["minicache"]
     failed = record_of(window, 1.0).model_copy(update={"cost": None, "status": "error", "reason": "no such kernel"})
@@ -112,6 +114,7 @@ def test_one_line_for_each_setting_and_one_panel_for_each_length(tmp_path: Path)
     assert "Study level" not in files["report.md"].decode()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_records_the_page_says_how_to_get_them(tmp_path: Path) -> None:
     text = page(tmp_path)
     assert "make study" in text and "|" not in text

@@ -107,6 +107,7 @@ def test_a_link_that_is_faster_than_memory_bounds_nothing(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("n_bytes", "link"), [(10**9, None), (0, 1e11), (0, None)])
+@pytest.mark.usefixtures("undrawn")
 def test_where_nothing_crosses_a_link_nothing_is_said_of_it(tmp_path: Path, n_bytes: int, link: float | None) -> None:
     results = factory.store([factory.offloaded(factory.timed("offload"), n_bytes, link)], tmp_path / "results")
     report = render.render(results, tmp_path / "reports")[render.REPORT].decode()

@@ -67,6 +67,7 @@ def test_the_report_has_what_was_decided_and_how_many_of_each(root: Path) -> Non
     assert sum(word == NOT_TESTED for word in words.values()) > 10
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_other_records_are_another_sentence(root: Path, tmp_path: Path) -> None:
     assert "supported" in _line((root / "reports" / "claims.md").read_text(), SLOW)
     factory.store([factory.timed("full", 1024), factory.timed("h2o", 1024, 0.5)], tmp_path)
@@ -74,6 +75,7 @@ def test_other_records_are_another_sentence(root: Path, tmp_path: Path) -> None:
     assert "0.50×" in _line(text, SLOW) and "contradicted" in _line(text, SLOW)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_records_give_the_same_bytes(root: Path) -> None:
     written = (root / "reports" / "claims.md").read_bytes()
     assert render.render(root / "results", root / "reports")["claims.md"] == written

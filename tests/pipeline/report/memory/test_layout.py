@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pipeline import layout as measured
 from pipeline import record
 from pipeline.findings import quantities as q
@@ -63,6 +65,7 @@ def test_a_table_for_each_job_with_a_line_for_each_point() -> None:
     assert append.rows[0][2] == f"100{q.GLUE}µs"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_machine_that_measured_it_is_in_the_report_and_without_any_there_is_no_section(tmp_path: Path) -> None:
     factory.store([factory.timed("full")], tmp_path)
     assert "lie in memory" not in render.render(tmp_path, tmp_path / "reports")["report.md"].decode()

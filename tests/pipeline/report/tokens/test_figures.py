@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from matplotlib.figure import Figure
 
 from pipeline.findings import evidence
@@ -42,6 +43,7 @@ def test_what_was_skipped_counts_for_the_fullest_point(tmp_path: Path) -> None:
     assert evidence.fullest(found, []) == []
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_long_record_changes_no_summary(tmp_path: Path) -> None:
     shared = [factory.timed(name, 1024, ratio) for name, ratio in (("full", 1.0), ("tova", 0.5), ("snapkv", 0.6))]
     factory.store([*shared, factory.timed("paged", 1024, 1.2), factory.timed("paged", 4096, 1.2)], tmp_path / "results")
@@ -147,6 +149,7 @@ def test_recall_by_depth_finds_where_it_is_lost(tmp_path: Path) -> None:
     ).replace(q.GLUE, " ")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_of_several_machines_the_one_with_most_records_is_drawn_in_detail(tmp_path: Path) -> None:
     both = [factory.timed("full", ratio=1.0), factory.timed("tova", ratio=0.5)]
     factory.store(both, tmp_path / "results", "machine-a")

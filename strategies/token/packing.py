@@ -106,8 +106,11 @@ def _mix(weight: Tensor, packed: Tensor, bits: int) -> Tensor:
 
 
 def _compiles(packed: Tensor) -> bool:
-    """Whether compiling pays and can be done; inside a step that is compiled as a whole it is part of that."""
-    if packed[0].numel() < _WORTH_COMPILING or packed.device.type == "meta":
+    """Whether compiling pays and can be done; inside a step that is compiled as a whole it is part of that.
+
+    Slots that are still empty count: a sequence that grows would begin to be compiled in mid-run.
+    """
+    if packed.device.type == "meta" or max(packed.stride(0), packed[0].numel()) < _WORTH_COMPILING:
         return False
     return torch.compiler.is_compiling() or _has_compiler(packed.device.type)
 

@@ -96,6 +96,28 @@ def test_attention_on_codes_is_attention_on_the_tokens_they_stand_for(name: str,
     torch.testing.assert_close(received.sum(-1), torch.full((2, 2), 3.0, dtype=torch.double))  # a group of three
 
 
+@pytest.mark.parametrize("name", ENCODINGS)
+@pytest.mark.parametrize("capacity", [100, 1000])
+def test_whether_to_compile_does_not_change_while_a_sequence_grows(
+    name: str, capacity: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be compiled in mid-run, in seconds that a step does not have."""
+    monkeypatch.setattr(packing, "_has_compiler", lambda device: True)
+    decisions = []
+    key, value = tokens(100)
+    storage = ENCODINGS[name](Contiguous())
+    storage.load(key[:, :, :60], value[:, :, :60], capacity)
+    parts = [storage.codes] if name.startswith("int") else [storage.keys.held[:1], storage.values.held[:1]]
+    n_words = max(held.stride(0) for part in parts for held in part)
+    monkeypatch.setattr(packing, "_WORTH_COMPILING", n_words if capacity == 1000 else n_words + 1)
+    monkeypatch.setattr(packing, "_as_one", lambda work: decisions.append(work) or work)
+    for n_held in range(60, 100):
+        storage.append(n_held, key[:, :, n_held : n_held + 1], value[:, :, n_held : n_held + 1])
+        before = len(decisions)
+        storage.attend(torch.randn(2, 4, 1, 32, dtype=torch.double), n_held + 1, None, scaling=0.3, softcap=None)
+        assert len(decisions) - before == (2 if capacity == 1000 else 0)
+
+
 @pytest.mark.parametrize("name", ["kivi8", "kivi4", "kivi2"])
 def test_what_is_appended_step_by_step_is_coded_as_what_is_loaded_at_once(name: str) -> None:
     key, value = tokens(150)

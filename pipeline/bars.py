@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field
 
-from pipeline import ROOT, intervals
+from pipeline import ROOT, intervals, plans
+from pipeline.plans import Frozen
 from pipeline.record import Cost, Interval, Record
 
 FILE = ROOT / "benchmarks" / "token_level.yaml"
@@ -28,18 +28,14 @@ ONE_TRIAL, REPORTED = " (one trial)", "reported, not gated"
 BOOKKEEPING = 1.03  # held over logical, headroom apart
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Point(_Frozen):
+class Point(Frozen):
     """One setting in which all arms are timed together; no `arms` means all."""
 
     model: str
     seq_len: int
     batch: int
     dtype: str = "float32"
-    arms: list[str] = []
+    arms: list[str] = Field(default_factory=list)
 
     def holds(self, record: Record) -> bool:
         cell = record.cell
@@ -47,24 +43,24 @@ class Point(_Frozen):
         return there and cell.dtype == self.dtype and cell.workload == AGAINST
 
 
-class Bar(_Frozen):
+class Bar(Frozen):
     """Shares of the reference's cost that a technique may have at most."""
 
     decode: float
     prefill: float
     kv_bytes: float
-    plus: list[Literal["new_tokens", "scores", "residual"]] = []
+    plus: list[Literal["new_tokens", "scores", "residual"]] = Field(default_factory=list)
     compiled: bool = False
     why: str = ""
 
 
-class Plan(_Frozen):
+class Plan(Frozen):
     reference: str
     extra: list[str]
     skipped: dict[str, str]
     default: list[Point]
     grid: list[Point]
-    cuda: list[Point] = []
+    cuda: list[Point] = Field(default_factory=list)
     judged_at: Point
     bars: dict[str, Bar]
 
@@ -89,11 +85,7 @@ class Judged:
 @cache
 def load(path: Path = FILE) -> Plan:
     """Raises ValueError, naming field and file, for what is no plan."""
-    try:
-        return Plan.model_validate(OmegaConf.to_container(OmegaConf.load(path)))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}; see {path}") from None
+    return plans.read(Plan, path)
 
 
 def judge(records: Iterable[Record], plan: Plan) -> list[Judged]:

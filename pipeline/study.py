@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from pipeline import ROOT
+from pipeline import ROOT, plans
+from pipeline.plans import Frozen
 from pipeline.record import Record
 
 FILE = ROOT / "conf" / "study.yaml"
@@ -17,22 +17,18 @@ LEVEL = "study"
 Range = tuple[float | None, float | None]  # of a ratio to the full cache's; None where it was left open
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Memory(_Frozen):
+class Memory(Frozen):
     of: Literal["peak", "kv_held"]
     ratio: Range
 
 
-class Earlier(_Frozen):
+class Earlier(Frozen):
     said: str
     decode: Range
     memory: Memory | None = None
 
 
-class Setting(_Frozen):
+class Setting(Frozen):
     """One technique as the study ran or described it. `point`: what of the strategy's file is set otherwise."""
 
     id: str
@@ -58,7 +54,7 @@ class Setting(_Frozen):
         return wanted and record.cell.level == LEVEL and record.cell.n_new_tokens == self.n_new_tokens
 
 
-class Elsewhere(_Frozen):
+class Elsewhere(Frozen):
     """What the study had besides KV-cache techniques."""
 
     title: str
@@ -66,14 +62,15 @@ class Elsewhere(_Frozen):
     belongs_to: str
 
 
-class Study(_Frozen):
+class Study(Frozen):
     source: str
     rows: list[Setting]
     elsewhere: list[Elsewhere]
 
 
 def read(file: Path = FILE) -> Study:
-    return Study.model_validate(OmegaConf.to_container(OmegaConf.load(file)))
+    """Raises ValueError, naming field and file, for what is no study."""
+    return plans.read(Study, file)
 
 
 def _dotted(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

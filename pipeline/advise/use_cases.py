@@ -6,36 +6,30 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from pipeline import ROOT
+from pipeline import ROOT, plans
 from pipeline.advise.selection import Needs
+from pipeline.plans import Frozen
 
 FILE = ROOT / "conf" / "use_cases.yaml"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class UseCase(_Frozen):
+class UseCase(Frozen):
     title: str
     asks: str  # what is wanted, in words
     needs: Needs
 
 
-class Choice(_Frozen):
+class Choice(Frozen):
     answer: str
     needs: dict[str, Any]  # the part of `Needs` that this answer settles
 
 
-class Question(_Frozen):
+class Question(Frozen):
     question: str
     answers: list[Choice]
 
 
-class Plan(_Frozen):
+class Plan(Frozen):
     use_cases: list[UseCase]
     tree: list[Question]  # asked in this order
 
@@ -43,8 +37,4 @@ class Plan(_Frozen):
 @cache
 def load(path: Path = FILE) -> Plan:
     """Raises ValueError, naming field and file, for what is no plan."""
-    try:
-        return Plan.model_validate(OmegaConf.to_container(OmegaConf.load(path)))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}; see {path}") from None
+    return plans.read(Plan, path)

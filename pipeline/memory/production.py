@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict
-
-from pipeline import ROOT, record
+from pipeline import ROOT, plans, record
+from pipeline.plans import Frozen
 
 PLAN = ROOT / "conf" / "production.yaml"
 FILE = "memory.json"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Holding(_Frozen):
+class Holding(Frozen):
     title: str
     options: str  # of python -m pipeline.memory
 
@@ -27,7 +21,7 @@ class Asked(Holding):
     assumes: str
 
 
-class Points(_Frozen):
+class Points(Frozen):
     """Several ways to hold one prompt."""
 
     title: str  # of the model
@@ -35,19 +29,19 @@ class Points(_Frozen):
     points: list[Asked]
 
 
-class Heads(_Frozen):
+class Heads(Frozen):
     title: str
     options: str
     n_kv_heads: list[int]
     seq_len: list[int]
 
 
-class Batched(_Frozen):
+class Batched(Frozen):
     seq_len: int
     batch: int
 
 
-class Plan(_Frozen):
+class Plan(Frozen):
     dtype: str
     gpu_gb: float
     n_gpus: int
@@ -61,7 +55,7 @@ class Plan(_Frozen):
     stack: Points
 
 
-class Held(_Frozen):
+class Held(Frozen):
     """One way to hold the caches of one model: bytes of the kept tokens of one sequence, at each length of the plan."""
 
     title: str
@@ -70,7 +64,7 @@ class Held(_Frozen):
     refused: str  # why nothing is held this way; empty where it is
 
 
-class Shape(_Frozen):
+class Shape(Frozen):
     model: str
     title: str
     n_layers: int
@@ -79,14 +73,14 @@ class Shape(_Frozen):
     held: list[Held]
 
 
-class HeadCount(_Frozen):
+class HeadCount(Frozen):
     n_kv_heads: int
     weight_bytes: int
     kept: list[int]  # one sequence, at each length
     largest_batch: list[int]  # on one device, beside the weights
 
 
-class Point(_Frozen):
+class Point(Frozen):
     title: str
     assumes: str
     options: str
@@ -97,7 +91,7 @@ class Point(_Frozen):
     largest_batch_of_one: int
 
 
-class Production(_Frozen):
+class Production(Frozen):
     schema_version: Literal[1] = 1
     plan: Plan
     shapes: list[Shape]
@@ -107,8 +101,8 @@ class Production(_Frozen):
 
 
 def plan(path: Path = PLAN) -> Plan:
-    content: Any = OmegaConf.to_container(OmegaConf.load(path))
-    return Plan.model_validate(content)
+    """Raises ValueError, naming field and file, for what is no plan."""
+    return plans.read(Plan, path)
 
 
 def read(results_dir: Path) -> Production | None:

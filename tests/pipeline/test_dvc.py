@@ -43,7 +43,12 @@ NOT_A_REASON = {
     "memory": ["pipeline.refusals"],
     "serving": ["pipeline.refusals", "pipeline.findings.quantities"],
     "report": ["pipeline.refusals"],
-    "gates": ["pipeline.refusals", "pipeline.bars", "pipeline.intervals"],  # bars judge records, not the model
+    "gates": [
+        "pipeline.refusals",
+        "pipeline.bars",
+        "pipeline.plans",
+        "pipeline.intervals",
+    ],  # bars judge records, not the model
 }
 ENTRY = {
     "train": ["pipeline.train"],

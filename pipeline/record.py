@@ -211,14 +211,16 @@ class Throughput(_Frozen):
 
     n_prompt_tokens: list[int]  # of each request
     n_new_tokens: list[int]
-    arrival_s: list[float] = []  # of each request, after the first; empty in older records: all were there at once
+    arrival_s: list[float] = Field(
+        default_factory=list
+    )  # of each request, after the first; empty in older records: all were there at once
     agreement: Agreement
     engine: Serving | None  # None where what it says is not what the model says
     one_by_one: Serving  # of the first requests alone, where all are equal in lengths
     batch: Serving
     speedup_one_by_one: Interval | None
     speedup_batch: Interval | None
-    aa_batch: Interval | None  # the noise floor: trials of the batch over the next; None of a single one
+    aa_batch: Interval | None  # trials of the batch over the next one: how far they lie apart; None of a single one
 
 
 class Record(_Frozen):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
+import numpy as np
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from pipeline import models
@@ -51,14 +53,29 @@ class HFContinuous(InProcess):
                                     eos_token_id=NO_TOKEN)  # fmt: skip
             done = _results(manager, len(requests))
         block_bytes = self.page_size * kv_bytes_per_token(self.model.config, self.model.dtype)
-        blocks = Blocks(n_blocks, self.page_size, block_bytes, n_used=n_blocks)
+        token_s = [[at - started for at in done[str(index)].timestamps] for index in range(len(requests))]
+        n_used = most_pages(requests, token_s, self.page_size)
         return Served(
             [done[str(index)].generated_tokens for index in range(len(requests))],
-            [[at - started for at in done[str(index)].timestamps] for index in range(len(requests))],
+            token_s,
             kv_bytes_allocated=n_blocks * block_bytes,
-            kv_bytes_used=n_blocks * block_bytes,
-            blocks=blocks,
+            kv_bytes_used=n_used * block_bytes,
+            blocks=Blocks(n_blocks, self.page_size, block_bytes, n_used),
         )
+
+
+def most_pages(requests: Sequence[Request], token_s: Sequence[Sequence[float]], page_size: int) -> int:
+    """Pages of all requests at once, by when each token was there: its manager does not say.
+
+    A request fills them with its prompt and what it was fed of its answer, and gives them back with its last token.
+    """
+    changes: list[tuple[float, int]] = []
+    for request, times in zip(requests, token_s, strict=True):
+        pages = [-(-(len(request.prompt) + n_fed) // page_size) for n_fed in range(len(times))]
+        changes += zip(times, np.diff(pages, prepend=0).tolist(), strict=True)
+        changes.append((times[-1], -pages[-1]))
+    ordered = sorted(changes, key=lambda change: (change[0], -change[1]))  # of one moment, what is taken comes first
+    return max(accumulate(change for _, change in ordered))
 
 
 def _results(manager: Any, n: int) -> dict[str, Any]:
@@ -66,10 +83,11 @@ def _results(manager: Any, n: int) -> dict[str, Any]:
     done: dict[str, Any] = {}
     while len(done) < n:
         result = manager.get_result(timeout=WAIT_S)
-        if result is None and not manager.is_running():
-            raise RuntimeError("the thread of continuous batching ended unexpectedly")
-        if result is not None and result.is_finished():
-            if result.error is not None:
-                raise RuntimeError(f"continuous batching: {result.error}")
+        if result is None:
+            if not manager.is_running():
+                raise RuntimeError("the thread of continuous batching ended unexpectedly")
+        elif result.error is not None:  # which not every version counts as finished
+            raise RuntimeError(f"continuous batching: {result.error}")
+        elif result.is_finished():
             done[result.request_id] = result
     return done

@@ -56,7 +56,16 @@ class Turns:
         own_s, other_s = ([pair[side].s_per_token for pair in pairs] for side in (0, 1))
         return intervals.ratio(other_s, own_s, plan.n_bootstrap, plan.seed)
 
-    def noise(self, plan: Plan) -> Interval | None:
+    @property
+    def reference(self) -> Sequence[Sequence[int]] | None:
+        """Tokens of Transformers: one by one, without padding, or in one batch where that alone serves every request.
+        None as long as it has served nothing.
+        """
+        serves_all = len(self.asked[ONE_BY_ONE]) == len(self.asked[BATCH])
+        done = self.done(ONE_BY_ONE if serves_all else BATCH)
+        return done[0].tokens if done else None
+
+    def spread(self, plan: Plan) -> Interval | None:
         """The batch over itself: each trial over the next one, and the last over the first; None of a single trial.
 
         Its estimate is 1 whatever was measured; its ends say how far the same work lies apart, one trial from another.
@@ -150,17 +159,14 @@ def _take(name: str, engine: Engine, requests: Sequence[Request], turns: Turns) 
 
 
 def _compare(arms: Mapping[str, Engine], turns: Turns, loaded: Loaded) -> None:
-    """The gate: what an exact engine said in its last trial are the tokens of Transformers in one batch, which serves
-    every request; one by one has to say them too, of those that it serves.
-    """
-    if not (reference := turns.done(BATCH)):
+    """The gate: what an exact engine said in its last trial are the tokens of Transformers."""
+    if (reference := turns.reference) is None:
         return
     for name, engine in arms.items():
         own, requests = turns.served[name][-1], turns.asked[name]
         try:
             if own is not None and engine.is_exact:
-                expected = reference[0].tokens[: len(requests)]
-                turns.agreed[name] = agreement.of_tokens(own.tokens, expected, requests, loaded)
+                turns.agreed[name] = agreement.of_tokens(own.tokens, reference[: len(requests)], requests, loaded)
         except agreement.NotTheModel as error:
             turns.failed.setdefault(name, error)
 
@@ -171,7 +177,7 @@ def _throughput(
     name = BASELINES.get(type(engine), name)  # a baseline is timed once, whether it is asked for or not
     ran, score = name in turns.served, turns.agreed.get(name, score)
     if ran and not engine.is_exact and score.correlation is None:  # a cache that loses something says other words
-        equal = [a == b for own, one in zip(turns.done(name)[0].tokens, turns.done(BATCH)[0].tokens, strict=True)
+        equal = [a == b for own, one in zip(turns.done(name)[0].tokens, turns.reference or [], strict=True)
                  for a, b in zip(own, one, strict=True)]  # fmt: skip
         score = Agreement(n_steps=len(equal), tokens_equal=float(np.mean(equal)))
     return Throughput(
@@ -179,19 +185,18 @@ def _throughput(
         n_new_tokens=[one.n_new_tokens for one in requests],
         agreement=score,
         arrival_s=[one.arrival_s for one in requests],
-        engine=_serving(turns.done(name), requests, engine) if ran else None,
-        one_by_one=_serving(turns.done(ONE_BY_ONE), requests),
-        batch=_serving(turns.done(BATCH), requests),
+        engine=_serving(turns.done(name), turns.asked[name], engine) if ran else None,
+        one_by_one=_serving(turns.done(ONE_BY_ONE), turns.asked[ONE_BY_ONE]),
+        batch=_serving(turns.done(BATCH), turns.asked[BATCH]),
         speedup_one_by_one=turns.speedup(name, ONE_BY_ONE, plan) if ran else None,
         speedup_batch=turns.speedup(name, BATCH, plan) if ran else None,
-        aa_batch=turns.noise(plan),
+        aa_batch=turns.spread(plan),
     )
 
 
 def _serving(trials: Sequence[Served], requests: Sequence[Request], engine: Engine | None = None) -> Serving:
-    """Of the first requests where fewer were served."""
     n_tokens = sum(map(len, trials[0].tokens))
-    ttft_s = [t[0] - one.arrival_s for trial in trials for t, one in zip(trial.token_s, requests, strict=False)]
+    ttft_s = [t[0] - one.arrival_s for trial in trials for t, one in zip(trial.token_s, requests, strict=True)]
     tpot_s = [(t[-1] - t[0]) / (len(t) - 1) for trial in trials for t in trial.token_s if len(t) > 1]
     wall_s = [trial.wall_s for trial in trials]
     return Serving(

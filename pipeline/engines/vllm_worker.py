@@ -50,6 +50,7 @@ class Worker:
         tokens: list[list[int]] = [[] for _ in requests]
         token_s: list[list[float]] = [[] for _ in requests]
         said: list[list[list[float]]] = [[] for _ in requests]
+        wanted = [_wanted(one, logprobs) for one in requests]
         peak = n_joined = 0
         started = time.perf_counter()
         while n_joined < len(requests) or engine.has_unfinished_requests():
@@ -57,8 +58,8 @@ class Worker:
                 time.sleep(max(0.0, started + requests[n_joined]["arrival_s"] - time.perf_counter()))
             now = time.perf_counter() - started
             while n_joined < len(requests) and requests[n_joined]["arrival_s"] <= now:
-                one = requests[n_joined]
-                engine.add_request(str(n_joined), {"prompt_token_ids": one["prompt"]}, _wanted(one, logprobs))
+                prompt = {"prompt_token_ids": requests[n_joined]["prompt"]}
+                engine.add_request(str(n_joined), prompt, wanted[n_joined])
                 n_joined += 1
             outputs = engine.step()
             now = time.perf_counter() - started

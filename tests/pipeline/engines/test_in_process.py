@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.engines.hf_batch import HFBatch
-from pipeline.engines.hf_continuous import HFContinuous
+from pipeline.engines.hf_continuous import HFContinuous, most_pages
 from pipeline.engines.hf_generate import HFGenerate
 from pipeline.engines.ours import Ours
 from pipeline.engines.serving import Engine, Loaded, Request
@@ -69,6 +69,14 @@ def test_bytes_are_those_of_the_tokens_that_were_held(tmp_path: Path) -> None:
     assert HFBatch(of).serve(small.MIXED).kv_bytes_used == 4 * per_token * (40 + 14 - 1)
     ours = Ours(of).serve(small.ALIKE)
     assert 4 * per_token * (24 + 12 - 1) <= ours.kv_bytes_used <= ours.kv_bytes_allocated
+
+
+def test_pages_are_counted_where_most_requests_overlap() -> None:
+    asked = [Request([0] * 5, 3), Request([0] * 4, 2), Request([0] * 4, 2, arrival_s=9.0)]
+    overlapping = [[1.0, 2.0, 3.0], [2.5, 3.0], [9.5, 9.9]]  # pages of 4: 2, 2, 2 and 1, 2, of which the third reuses
+    assert most_pages(asked, overlapping, page_size=4) == 2 + 2
+    apart = [[1.0, 2.0, 3.0], [4.0, 5.0], [9.5, 9.9]]
+    assert most_pages(asked, apart, page_size=4) == 2
 
 
 def test_the_attention_of_the_model_comes_back_after_continuous_batching(tmp_path: Path) -> None:

@@ -147,16 +147,25 @@ def test_a_baseline_that_is_asked_for_is_timed_once(of: Loaded) -> None:
     assert batch.speedup_batch is not None and batch.speedup_batch.estimate == 1
 
 
-def test_the_noise_is_that_of_the_batch_over_its_own_next_trial(of: Loaded) -> None:
+def test_the_spread_is_that_of_the_batch_over_its_own_next_trial(of: Loaded) -> None:
     found = measured({"hf_batch": HFBatch(of)}, of, requests=small.ALIKE)["hf_batch"]
     assert isinstance(found, Throughput)
     first, second, third = found.batch.wall_s
-    noise, steps = found.aa_batch, (second / first, third / second, first / third)
-    assert noise is not None and noise.n == 3 and noise.estimate == pytest.approx(1)
-    assert noise.low < 1 < noise.high and max(steps) / noise.high < 1 + 1e-9  # few trials, so the interval is stretched
+    spread, steps = found.aa_batch, (second / first, third / second, first / third)
+    assert spread is not None and spread.n == 3 and spread.estimate == pytest.approx(1)
+    assert spread.low < 1 < spread.high and max(steps) / spread.high < 1 + 1e-9  # few trials: it is stretched
 
 
-def test_a_single_trial_says_nothing_about_noise(of: Loaded) -> None:
+def test_tokens_are_held_against_one_by_one_where_it_serves_every_request(of: Loaded) -> None:
+    """A batch that pads wrongly is found out itself, and not whoever is right."""
+    served = {turns.ONE_BY_ONE: [HFGenerate(of).serve(small.MIXED)], turns.BATCH: [Wrong(of).serve(small.MIXED)]}
+    both = turns.Turns(dict.fromkeys(served, small.MIXED), dict(served))
+    assert both.reference == served[turns.ONE_BY_ONE][0].tokens
+    sampled = turns.Turns({turns.ONE_BY_ONE: small.MIXED[:2], turns.BATCH: small.MIXED}, dict(served))
+    assert sampled.reference == served[turns.BATCH][0].tokens
+
+
+def test_a_single_trial_has_no_spread(of: Loaded) -> None:
     found = measured({"ours": Ours(of)}, of, replace(PLAN, n_trials=1))["ours"]
     assert isinstance(found, Throughput) and found.aa_batch is None
     assert found.speedup_batch is not None and found.speedup_batch.n == 1

@@ -55,8 +55,9 @@ def how_to_read() -> list[str]:
         "are not quite independent, so that its interval is rather too narrow.",
         "Random eviction keeps one fixed random sample: its seed is in its record, and another seed would give other "
         "numbers.",
-        "A cell beyond the length that its model was trained on, or of a model with random weights, is there for cost "
-        "only.",
+        "A technique beyond the length that its model was trained on, or on a model with random weights, is there for "
+        "cost only. Trained architectures are asked beyond it as well (workload `extrapolation`): what they recall "
+        "there says how a model extrapolates, is marked so, and is in no ranking and no verdict.",
     ]
 
 

@@ -44,6 +44,11 @@ class Expected(_Frozen):
         return self
 
     @property
+    def is_direction(self) -> bool:
+        """Only a side of no difference, which is 0 of a difference and 1 of a ratio."""
+        return self.about is None and (self.above if self.below is None else self.below) in (0.0, 1.0)
+
+    @property
     def ends(self) -> tuple[float, float]:
         if self.about is not None and self.tolerance is not None:
             return self.about - self.tolerance, self.about + self.tolerance

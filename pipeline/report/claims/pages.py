@@ -13,13 +13,14 @@ from pipeline.findings.evidence import Row, group
 from pipeline.report.claims.facts import of_files, of_rows
 from pipeline.report.claims.ledger import Expected, Ledger, read
 from pipeline.report.claims.quantities import Quantity
-from pipeline.report.claims.verdicts import CONTRADICTED, NOT_TESTED, ORDER, SUPPORTED, Judged, Reading, judge
+from pipeline.report.claims.verdicts import CONTRADICTED, MIXED, NOT_TESTED, ORDER, SUPPORTED, Judged, Reading, judge
 from pipeline.report.parts import Files, Part
 from pipeline.report.sentences import paper
 from pipeline.report.tables import Table
 
 LEDGER = "claims.md"
 TEMPLATE = "claims/claims.md.j2"
+APART = " · "  # between what several tests of one claim say
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def render(found: Judgement, environment: Environment, reports_dir: Path) -> Fil
 
 
 def summary(found: Judgement) -> Part:
-    """For the report: how many of each, and those that were decided."""
-    decided = [(verdict, _with(found, verdict)) for verdict in (CONTRADICTED, SUPPORTED)]
+    """For the report: how many of each, and those of which some cell decides."""
+    decided = [(verdict, _with(found, verdict)) for verdict in (CONTRADICTED, MIXED, SUPPORTED)]
     tables = [(verdict.capitalize(), _ledger(found, members, LEDGER)) for verdict, members in decided if members]
     return Part("Claims", sentences(found), tables)
 
@@ -94,19 +95,34 @@ def _line(found: Judgement, one: Judged, page: str) -> list[str]:
 
 
 def _decided(one: Judged) -> list[str]:
-    """What was claimed of the quantity that decides, what it is, and what was really tested."""
-    reading = one.deciding
-    if reading is None:
+    """What was claimed of each quantity, what it is, and what was really tested, over all cells that count."""
+    if not one.counted:
         return [q.DASH] * 3
-    quantity, test = reading.quantity, reading.test
-    found = f"{quantity.title}: {quantity.write(reading.measured.value)}"
-    return [claimed(quantity, test.expected), found, q.free_text(test.tested_as)]
+    asked = group(one.counted, lambda reading: (reading.quantity, reading.test.expected))
+    nearness = dict.fromkeys(q.free_text(reading.test.tested_as) for reading in one.counted)
+    return [
+        APART.join(claimed(quantity, expected) for quantity, expected in asked),
+        APART.join(f"{quantity.title}: {_found(quantity, members)}" for (quantity, _), members in asked.items()),
+        APART.join(nearness),
+    ]
+
+
+def _found(quantity: Quantity, readings: Sequence[Reading]) -> str:
+    """Of several cells the lowest and the highest estimate: one of them would stand for none of the others."""
+    if len(readings) == 1:
+        return quantity.write(readings[0].measured.value)
+    estimates = [reading.measured.value.estimate for reading in readings]
+    low, high = quantity.number(min(estimates)), quantity.number(max(estimates))
+    return low if low == high else f"{low} to {high}"
 
 
 def _verdict(one: Judged) -> str:
-    n = len(one.counted)
-    same = sum(reading.verdict == one.verdict for reading in one.counted)
-    return f"{one.verdict} ({q.count(same)} of {q.count(n)} cells)" if n > 1 else one.verdict
+    """Where cells differ, also in the side of a contradiction, how many say what."""
+    said = group(sorted(one.counted, key=lambda reading: ORDER.index(reading.verdict)), lambda reading: reading.says)
+    if len(said) > 1:
+        return f"{one.verdict} ({'; '.join(f'{q.count(len(cells))} {word}' for word, cells in said.items())})"
+    word = next(iter(said), one.verdict)
+    return f"{word} ({q.count(len(one.counted))} cells)" if len(one.counted) > 1 else word
 
 
 def claimed(quantity: Quantity, expected: Expected) -> str:
@@ -137,7 +153,7 @@ def _readings(readings: Sequence[Reading], reports_dir: Path) -> Table:
 def _reading(reading: Reading, reports_dir: Path) -> list[str]:
     quantity, measured = reading.quantity, reading.measured
     names = [fact.link(reports_dir) for fact in reading.facts]
-    verdict = f"{NOT_TESTED}: {reading.why}" if reading.why else reading.verdict
+    verdict = f"{NOT_TESTED}: {reading.why}" if reading.why else reading.says
     return [
         " against ".join(names),
         quantity.title,

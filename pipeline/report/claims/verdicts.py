@@ -1,4 +1,4 @@
-"""From a claim and the facts that test it to one of four words, with what they rest on and what is missing."""
+"""From a claim and the facts that test it to one word, with what they rest on and what is missing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pipeline.findings import verdicts
 from pipeline.record import Interval
 from pipeline.report.claims.facts import Fact, partners, selected
 from pipeline.report.claims.ledger import NAMED, Check, Claim, Expected
-from pipeline.report.claims.quantities import QUANTITIES, Measured, Quantity
+from pipeline.report.claims.quantities import ABOVE, BELOW, QUANTITIES, Measured, Quantity
 from pipeline.report.claims.remedies import described, remedy
 from pipeline.report.tables import STATUS
 
-SUPPORTED, CONTRADICTED, NOT_TESTED = "supported", "contradicted", "not tested"
-ORDER = (CONTRADICTED, SUPPORTED, verdicts.NO_DIFFERENCE, NOT_TESTED)
+SUPPORTED, CONTRADICTED, MIXED = "supported", "contradicted", "mixed"
+UNDECIDED, NOT_TESTED = "undecided", "not tested"
+ORDER = (CONTRADICTED, MIXED, SUPPORTED, verdicts.NO_DIFFERENCE, UNDECIDED, NOT_TESTED)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,19 @@ class Reading:
     def quantity(self) -> Quantity:
         return QUANTITIES[self.test.quantity]
 
+    @property
+    def says(self) -> str:
+        """The verdict, and of a contradiction on which side of the claim it lies."""
+        return f"{self.verdict}, {self._side}" if self.verdict == CONTRADICTED else self.verdict
+
+    @property
+    def _side(self) -> str:
+        low, _ = self.test.expected.ends
+        side = BELOW if self.measured.judged.high < low else ABOVE
+        if not self.quantity.better:
+            return f"{side} what is claimed"
+        return "better than claimed" if side == self.quantity.better else "worse than claimed"
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -45,20 +59,15 @@ class Judged:
 
     @property
     def verdict(self) -> str:
-        """One cell contradicts a claim; only all of them support it."""
-        words = {reading.verdict for reading in self.readings} - {NOT_TESTED}
-        if CONTRADICTED in words:
-            return CONTRADICTED
-        return words.pop() if len(words) == 1 else verdicts.NO_DIFFERENCE if words else NOT_TESTED
+        """The word that all cells have; where they differ it is mixed, unless none of them decides."""
+        words = {reading.verdict for reading in self.counted}
+        if len(words) < 2:
+            return words.pop() if words else NOT_TESTED
+        return MIXED if words & {SUPPORTED, CONTRADICTED} else UNDECIDED
 
     @property
     def counted(self) -> list[Reading]:
         return [reading for reading in self.readings if reading.verdict != NOT_TESTED]
-
-    @property
-    def deciding(self) -> Reading | None:
-        """The first that says what the claim's verdict is."""
-        return next((reading for reading in self.counted if reading.verdict == self.verdict), None)
 
 
 def judge(claim: Claim, facts: Sequence[Fact]) -> Judged:
@@ -126,8 +135,13 @@ def _unusable(measured: Measured) -> str:
 
 
 def compared(value: Interval, expected: Expected) -> str:
-    """Wholly inside of what is claimed, wholly outside, or across one of its ends."""
+    """Wholly inside of what is claimed, wholly outside, or across one of its ends.
+
+    Across the end of a direction no difference was found; across any other, a difference may well have been.
+    """
     low, high = expected.ends
     if value.high < low or value.low > high:
         return CONTRADICTED
-    return SUPPORTED if low < value.low and value.high < high else verdicts.NO_DIFFERENCE
+    if low < value.low and value.high < high:
+        return SUPPORTED
+    return verdicts.NO_DIFFERENCE if expected.is_direction else UNDECIDED

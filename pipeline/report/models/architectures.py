@@ -99,6 +99,11 @@ def longest_trained(found: Iterable[Architecture]) -> int | None:
     return max((r.cell.seq_len for one in found for r in one.recalled if r.in_trained_length), default=None)
 
 
+def beyond_trained(found: Iterable[Architecture]) -> list[int]:
+    """Where quality says how a model extrapolates, and nothing about its cache."""
+    return sorted({row.cell.seq_len for one in found for row in one.recalled if not row.in_trained_length})
+
+
 def lengths(found: Iterable[Architecture]) -> list[int]:
     return sorted({seq_len for one in found for seq_len in one.held})
 

@@ -138,7 +138,8 @@ def sentences(found: Sequence[Architecture]) -> list[str]:
         return []
     told = (
         f"A window of {q.count(width + 1)} tokens lets a layer pass information on by {q.count(width)}, so distances "
-        "from a needle to the end of its question are told apart in steps of that, over all lengths together."
+        "from a needle to the end of its question are told apart in steps of that, over all lengths within "
+        "the trained one together."
     )
     return [told, *(_said(one, width) for one in own)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 from pipeline.findings import quantities as q
@@ -13,13 +14,14 @@ from pipeline.report.models import reach, uptraining
 from pipeline.report.models.architectures import (
     Architecture,
     at,
+    beyond_trained,
     lengths,
     longest_timed,
     longest_trained,
     recall,
     text,
 )
-from pipeline.report.models.tables import why_not
+from pipeline.report.models.tables import asked_of, why_not
 from pipeline.report.sentences import ORDER
 
 Judged = tuple[str, str, Interval]  # name, word, difference or ratio
@@ -28,7 +30,12 @@ NOT_WORSE = (verdicts.BETTER, verdicts.NO_DIFFERENCE)
 
 def sentences(found: Sequence[Architecture]) -> list[str]:
     said = [_reference(found), *_held(found), *_recall(found), *_text(found), *_speed(found), *_formed(found)]
-    said += [*reach.sentences(found), *uptraining.sentences(found), _not_judged(found)]
+    said += [
+        *reach.sentences(found),
+        *(_extrapolated(found, n) for n in beyond_trained(found)),
+        *uptraining.sentences(found),
+        _not_judged(found),
+    ]
     return [line for line in said if line]
 
 
@@ -36,7 +43,11 @@ def _reference(found: Sequence[Architecture]) -> str:
     names = [f"`{one.name}`" for one in found if one.is_reference]
     if not names:
         return "The reference has no record of its own here; every ratio and difference is to it all the same."
-    return f"Every ratio and difference is to {names[0]} with its own cache, measured beside each of the others."
+    return (
+        f"Every ratio and difference is to {names[0]} with its own cache, measured anew beside each of the others. The "
+        "same work takes it another time beside each, so that times compare within a row, and ratios between rows; a "
+        "ratio is a mean over pairs of trials, times are medians, so that their quotient comes near it."
+    )
 
 
 def _held(found: Sequence[Architecture]) -> list[str]:
@@ -131,6 +142,23 @@ def _formed(found: Sequence[Architecture]) -> list[str]:
         f"Recall formed first in {_names(by_step[first])}, at step {q.count(first)} of its training, and last in "
         f"{_names(by_step[last])}, at step {q.count(last)}; one seed each, so that an order of the others says little."
     ]
+
+
+def _extrapolated(found: Sequence[Architecture], seq_len: int) -> str:
+    """Who recalls most where none was trained, and what the reference does there."""
+    asked = {one.name: asked_of(at(seq_len, one.recalled)) for one in found}
+    means = {name: statistics.fmean(task.accuracy for task in own.values()) for name, own in asked.items() if own}
+    if not means:
+        return ""
+    tasks = dict.fromkeys(q.task(task) for own in asked.values() for task in own)
+    most = max(means.values())
+    best = _names(name for name, mean in means.items() if mean == most)
+    references = [one.name for one in found if one.is_reference and one.name in means]
+    beside = "".join(f"; `{name}` {q.decimal(means[name])}" for name in references)
+    return (
+        f"Recall at {q.count(seq_len)} tokens, beyond the trained length, mean over {q.words(tasks)}: most in {best}, "
+        f"{q.decimal(most)}{beside}. That is how a model extrapolates, and in no verdict on its cache."
+    )
 
 
 def _not_judged(found: Sequence[Architecture]) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from pipeline.findings import proportions, verdicts
 from pipeline.findings import quantities as q
-from pipeline.findings import verdicts
 from pipeline.findings.evidence import Row, group
 from pipeline.findings.means import STRICTER
-from pipeline.record import Cost, Interval
+from pipeline.record import Cost, Interval, TaskQuality
 from pipeline.report.models.architectures import (
     Architecture,
     Recall,
     at,
+    beyond_trained,
     lengths,
     longest_timed,
     longest_trained,
@@ -33,7 +34,11 @@ def tables(found: Sequence[Architecture]) -> Iterator[tuple[str, Table]]:
         yield f"Training, and quality at {q.count(trained)} tokens", _quality(found, trained)
     if (timed := longest_timed(found)) is not None:
         yield "Bytes of keys, values and states of one sequence", _bytes(found)
-        yield f"Time at {q.count(timed)} tokens", _time(found, timed)
+        yield f"First token at {q.count(timed)} tokens", _time(found, timed, "First token", _first_token)
+        yield f"Decode step at {q.count(timed)} tokens", _time(found, timed, "Decode step", _decode)
+    for seq_len in beyond_trained(found):
+        heading = f"Recall at {q.count(seq_len)} tokens, beyond the trained length (extrapolation)"
+        yield heading, _extrapolated(found, trained, seq_len)
     if (missing := _missing(found)).rows:
         yield "Not measured or not trained, and why", missing
 
@@ -99,25 +104,59 @@ def _bytes_line(one: Architecture, shown: Sequence[int]) -> list[str]:
     ]
 
 
-def _time(found: Sequence[Architecture], seq_len: int) -> Table:
-    columns = [("Architecture", "l"), ("First token", "r"), (f"Over {_reference(found)}'s", "r"), ("is", "l")]
-    columns += [("Decode step", "r"), (f"Over {_reference(found)}'s", "r"), ("is", "l")]
+def _time(
+    found: Sequence[Architecture], seq_len: int, what: str, cells: Callable[[Architecture, Cost], list[str]]
+) -> Table:
+    """With the time of the reference that each ratio is to: it ran anew beside each, at a speed of its own."""
+    name = _reference(found)
+    columns = [("Architecture", "l"), (what, "r"), (f"{name} beside it", "r"), (f"Over {name}'s", "r"), ("is", "l")]
     timed = [(one, row.record.cost) for one in found if (row := at(seq_len, one.timed)) and row.record.cost]
-    return Table(columns, [[f"`{one.name}`", *_first_token(one, cost), *_decode(one, cost)] for one, cost in timed])
+    return Table(columns, [[f"`{one.name}`", *cells(one, cost)] for one, cost in timed])
 
 
 def _first_token(one: Architecture, cost: Cost) -> list[str]:
-    return _timed_cells(one, cost.technique.ttft_s_p50, cost.ttft_ratio, cost.aa_ttft_ratio)
+    return _timed_cells(one, cost.technique.ttft_s_p50, cost.full.ttft_s_p50, cost.ttft_ratio, cost.aa_ttft_ratio)
 
 
 def _decode(one: Architecture, cost: Cost) -> list[str]:
-    return _timed_cells(one, cost.technique.tpot_s_p50, cost.tpot_ratio, cost.aa_tpot_ratio)
+    return _timed_cells(one, cost.technique.tpot_s_p50, cost.full.tpot_s_p50, cost.tpot_ratio, cost.aa_tpot_ratio)
 
 
-def _timed_cells(one: Architecture, seconds: float, ratio: Interval, noise: Interval | None) -> list[str]:
+def _timed_cells(
+    one: Architecture, seconds: float, beside: float, ratio: Interval, noise: Interval | None
+) -> list[str]:
     if one.is_reference:
-        return [q.seconds(seconds), q.DASH, REFERENCE]
-    return [q.seconds(seconds), q.ratio_interval(ratio), verdicts.speed(ratio, noise)]
+        return [q.seconds(seconds), q.DASH, q.DASH, REFERENCE]
+    return [q.seconds(seconds), q.seconds(beside), q.ratio_interval(ratio), verdicts.speed(ratio, noise)]
+
+
+def _extrapolated(found: Sequence[Architecture], trained: int | None, seq_len: int) -> Table:
+    """Of the tasks that were asked there, beside the longest trained length; without a verdict, which would be one on
+    the training.
+    """
+    asked = [(one, row) for one in found if (row := at(seq_len, one.recalled)) and not row.in_trained_length]
+    shown = sorted({trained or seq_len, seq_len})
+    own = [{n: asked_of(at(n, one.recalled)) for n in shown} for one, _ in asked]
+    names = list(dict.fromkeys(name for measured in own for name in measured[seq_len]))
+    places = [(name, n) for name in names for n in shown]
+    columns = [("Architecture", "l"), *((f"{q.task(name).capitalize()} at {q.count(n)}", "r") for name, n in places)]
+    lines = [
+        [f"`{one.name}`", *(_share(measured[n].get(name)) for name, n in places)]
+        for (one, _), measured in zip(asked, own, strict=True)
+    ]
+    return Table(columns, lines)
+
+
+def asked_of(row: Row | None) -> dict[str, TaskQuality]:
+    """By name, under the stricter protocol; empty without quality."""
+    quality = row.record.quality if row else None
+    return {task.task: task for task in quality.tasks if task.protocol == STRICTER} if quality else {}
+
+
+def _share(task: TaskQuality | None) -> str:
+    if task is None:
+        return q.DASH
+    return q.decimal_interval(proportions.share(sum(task.items.correct), len(task.items.correct)))
 
 
 def _reference(found: Sequence[Architecture]) -> str:
@@ -152,11 +191,7 @@ def details(found: Sequence[Architecture], reports_dir: Path) -> Iterator[tuple[
 
 
 def _tasks(judged: Sequence[tuple[Architecture, Row]], reports_dir: Path) -> Table:
-    accuracies = [
-        {task.task: task.accuracy for task in row.record.quality.tasks if task.protocol == STRICTER}
-        for _, row in judged
-        if row.record.quality
-    ]
+    accuracies = [{name: task.accuracy for name, task in asked_of(row).items()} for _, row in judged]
     names = list(dict.fromkeys(name for own in accuracies for name in own))
     columns = [("Architecture", "l"), ("Tokens", "r"), *((q.task(name), "r") for name in names), ("Text, nats", "r")]
     lines = []
@@ -169,13 +204,14 @@ def _tasks(judged: Sequence[tuple[Architecture, Row]], reports_dir: Path) -> Tab
 
 def _times(timed: Sequence[tuple[Architecture, Row]], reports_dir: Path) -> Table:
     columns = [("Architecture", "l"), ("Tokens", "r"), ("First token", "r"), ("Decode step", "r")]
-    columns += [("Over the reference's", "r"), ("Noise", "r")]
+    columns += [("The reference beside it", "r"), ("Over that", "r"), ("Noise", "r")]
     lines = [
         [
             f"`{one.name}`",
             _length(row, reports_dir),
             q.seconds(row.record.cost.technique.ttft_s_p50),
             q.seconds(row.record.cost.technique.tpot_s_p50),
+            q.seconds(row.record.cost.full.tpot_s_p50),
             q.ratio_interval(row.record.cost.tpot_ratio),
             q.ratio_ends(row.record.cost.aa_tpot_ratio),
         ]

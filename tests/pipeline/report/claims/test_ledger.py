@@ -128,3 +128,24 @@ def test_the_command_that_would_measure_is_accepted(command: str) -> None:
     first = [option if "[" in option else option.partition(",")[0] for option in options]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         assert Experiment.from_hydra(compose("config", first))
+
+
+@pytest.mark.parametrize(
+    ("expected", "is_direction"),
+    [
+        ({"below": 1.0}, True),
+        ({"above": 0.0}, True),
+        ({"above": -0.02}, False),
+        ({"below": 0.55}, False),
+        ({"about": 1.0, "tolerance": 0.1}, False),
+    ],
+)
+def test_a_direction_is_a_side_of_no_difference(expected: dict[str, float], is_direction: bool) -> None:
+    assert claims.Expected(**expected).is_direction is is_direction
+
+
+def test_constant_time_is_a_claim_of_its_own_which_bytes_do_not_support() -> None:
+    by_id = {one.id: one for one in LEDGER.claims}
+    assert [check.quantity for check in by_id["rwkv_constant_memory"].tests] == ["kv_between"]
+    assert "time" not in by_id["rwkv_constant_memory"].claim
+    assert by_id["rwkv_constant_time"].untested

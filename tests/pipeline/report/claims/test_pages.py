@@ -13,7 +13,8 @@ from pipeline.findings import evidence
 from pipeline.report import render
 from pipeline.report.claims import ledger as claims
 from pipeline.report.claims import pages as claim_pages
-from pipeline.report.claims.verdicts import CONTRADICTED, NOT_TESTED, ORDER, SUPPORTED
+from pipeline.report.claims.facts import of_rows
+from pipeline.report.claims.verdicts import CONTRADICTED, MIXED, NOT_TESTED, ORDER, SUPPORTED, judge
 from tests.pipeline.report import factory
 
 SLOW = "h2o_slower"  # 5 to 10 times
@@ -61,10 +62,29 @@ def test_the_report_has_what_was_decided_and_how_many_of_each(root: Path) -> Non
     linked = re.findall(r"\(claims\.md#([^)]+)\)", section)
     found = claim_pages.judgement(evidence.load(root / "results"), root / "results")
     words = {one.claim.id: one.verdict for one in found.judged}
-    assert sorted(linked) == sorted(name for name, word in words.items() if word in (SUPPORTED, CONTRADICTED))
+    assert sorted(linked) == sorted(name for name, word in words.items() if word in (SUPPORTED, MIXED, CONTRADICTED))
     counted = ", ".join(f"{word} {sum(own == word for own in words.values())}" for word in ORDER)
     assert counted in section
+    assert "*mixed*" in section and "*undecided*" in section  # every word is explained where it is read
     assert sum(word == NOT_TESTED for word in words.values()) > 10
+
+
+def test_several_cells_are_summed_up_by_the_range_that_was_found_and_by_how_many_say_what(tmp_path: Path) -> None:
+    ratios = {512: 0.5, 1024: 3.0, 2048: 3.1, 4096: 9.0}
+    factory.store([factory.timed("h2o", n, ratio) for n, ratio in ratios.items()], tmp_path)
+    cells = {"level": "token", "workload": "cost", "model": "bench", "strategy": "h2o"}
+    three = {"about": 3.0, "tolerance": 0.5}
+    test = {"quantity": "decode_ratio", "cells": cells, "expected": three, "tested_as": "a small model"}
+    claim = claims.Claim.model_validate({"id": "one", "source": "paper", "claim": "It is so", "tests": [test]})
+    source = claims.Source(title="A paper", citation="not published")
+    found = judge(claim, of_rows(evidence.load(tmp_path)))
+    part = claim_pages.summary(claim_pages.Judgement(claims.Ledger(sources={"paper": source}, claims=[claim]), [found]))
+    ((heading, table),) = part.tables
+    (line,) = table.rows
+    assert (heading, found.verdict) == ("Mixed", MIXED)
+    assert line[2:4] == ["2.50× to 3.50×", "decode step over the reference's: 0.50× to 9.00×"]
+    said = "1 contradicted, better than claimed; 1 contradicted, worse than claimed; 2 supported"
+    assert line[5] == f"mixed ({said})"
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -16,7 +16,16 @@ from pipeline.report.claims import ledger as claims
 from pipeline.report.claims import pages as claim_pages
 from pipeline.report.claims.facts import of_files, of_rows
 from pipeline.report.claims.ledger import Check, Claim, Expected
-from pipeline.report.claims.verdicts import CONTRADICTED, NOT_TESTED, SUPPORTED, Judged, compared, judge
+from pipeline.report.claims.verdicts import (
+    CONTRADICTED,
+    MIXED,
+    NOT_TESTED,
+    SUPPORTED,
+    UNDECIDED,
+    Judged,
+    compared,
+    judge,
+)
 from tests.pipeline.report import factory
 from tests.pipeline.report.models import trained
 
@@ -50,7 +59,10 @@ def verdict(folder: Path, records: Sequence[Record], *checks: Check) -> str:
         (1.0, 1.0, {"above": 1.0}, verdicts.NO_DIFFERENCE),
         (2.8, 3.2, {"about": 3.0, "tolerance": 0.5}, SUPPORTED),
         (1.0, 2.4, {"about": 3.0, "tolerance": 0.5}, CONTRADICTED),
-        (2.4, 2.6, {"about": 3.0, "tolerance": 0.5}, verdicts.NO_DIFFERENCE),
+        (2.4, 2.6, {"about": 3.0, "tolerance": 0.5}, UNDECIDED),
+        (-0.1, 0.1, {"above": 0.0}, verdicts.NO_DIFFERENCE),
+        (-0.03, -0.01, {"above": -0.02}, UNDECIDED),
+        (0.01, 0.03, {"below": 0.02}, UNDECIDED),
     ],
 )
 def test_an_interval_is_inside_outside_or_across(
@@ -76,16 +88,46 @@ def test_what_lies_within_the_noise_is_no_difference(tmp_path: Path) -> None:
     assert verdict(tmp_path, [made.model_copy(update={"cost": noisy})], quick) == verdicts.NO_DIFFERENCE
 
 
-def test_one_cell_contradicts_and_only_all_support(tmp_path: Path) -> None:
+def test_a_claim_has_the_word_of_all_its_cells_and_is_mixed_where_they_differ(tmp_path: Path) -> None:
     quick = check("decode_ratio", TIMED, below=1.0)
-    records = [factory.timed("h2o", 512, 0.5), factory.timed("h2o", 1024, 0.5)]
-    assert verdict(tmp_path, records, quick) == SUPPORTED
-    one_across = [*records, factory.timed("h2o", 2048, 1.0)]
-    assert verdict(tmp_path, one_across, quick) == verdicts.NO_DIFFERENCE
-    found = judged(tmp_path, [*one_across, factory.timed("h2o", 4096, 2.0)], quick)
-    assert found.verdict == CONTRADICTED
-    assert found.deciding and found.deciding.facts[0].where["seq_len"] == 4096
-    assert len(found.counted) == 4
+    fast = [factory.timed("h2o", 512, 0.5), factory.timed("h2o", 1024, 0.5)]
+    level, slow = factory.timed("h2o", 2048, 1.0), [factory.timed("h2o", n, 2.0) for n in (4096, 8192)]
+    assert verdict(tmp_path, fast, quick) == SUPPORTED
+    assert verdict(tmp_path, slow, quick) == CONTRADICTED
+    for records in ([*fast, level], [*fast, *slow], [level, *slow]):
+        assert verdict(tmp_path, records, quick) == MIXED
+    found = judged(tmp_path, [*fast, level, *slow], quick)
+    assert (found.verdict, len(found.counted)) == (MIXED, 5)
+
+
+def test_where_no_cell_decides_the_claim_is_undecided_and_not_mixed(tmp_path: Path) -> None:
+    direction = check("decode_ratio", TIMED, below=1.0)
+    value = check("decode_ratio", TIMED, about=1.5, tolerance=0.5)
+    found = judged(tmp_path, [factory.timed("h2o", ratio=1.0)], direction, value)
+    assert [reading.verdict for reading in found.readings] == [verdicts.NO_DIFFERENCE, UNDECIDED]
+    assert found.verdict == UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("quantity", "ratio", "side"),
+    [
+        ("decode_ratio", 0.5, "better than claimed"),
+        ("decode_ratio", 7.0, "worse than claimed"),
+        ("bandwidth_share", 1.0, "worse than claimed"),
+    ],
+)
+def test_a_contradiction_says_on_which_side_of_the_claim_it_lies(
+    tmp_path: Path, quantity: str, ratio: float, side: str
+) -> None:
+    records = [factory.timed("h2o", ratio=ratio)]
+    (reading,) = judged(tmp_path, records, check(quantity, TIMED, about=3.0, tolerance=0.5)).readings
+    assert reading.says == f"{CONTRADICTED}, {side}"
+
+
+def test_a_quantity_without_a_better_side_says_above_or_below(tmp_path: Path) -> None:
+    records = [factory.timed("h2o", ratio=0.4), factory.timed("tova", ratio=0.8)]
+    (reading,) = judged(tmp_path, records, check("decode_between", TIMED, {"strategy": "tova"}, above=1.0)).readings
+    assert reading.says == f"{CONTRADICTED}, below what is claimed"
 
 
 def test_cells_are_chosen_by_value_list_and_range(tmp_path: Path) -> None:
@@ -109,7 +151,7 @@ def test_ratios_to_another_cache_have_to_be_asked_for(tmp_path: Path) -> None:
 def test_what_is_not_there_is_named_with_the_command_that_measures_it(tmp_path: Path) -> None:
     records = [factory.timed("h2o", 512, 0.5)]
     found = judged(tmp_path, records, check("decode_ratio", TIMED | {"seq_len": {"min": 8192}}, below=1.0))
-    assert (found.verdict, found.deciding) == (NOT_TESTED, None)
+    assert (found.verdict, found.counted) == (NOT_TESTED, [])
     assert found.missing == [
         "No record of `level=token, workload=cost, model=bench, strategy=h2o, seq_len=from 8192`. Measure with "
         "`python -m pipeline.run strategy=h2o model=bench workload=cost workload.seq_len=[8192]`."

@@ -10,11 +10,11 @@ import pytest
 from pipeline.findings import evidence, proportions, verdicts
 from pipeline.findings import quantities as q
 from pipeline.record import Record
-from pipeline.report import render
+from pipeline.report import reading, render
 from pipeline.report.models import reach, stories, uptraining
 from pipeline.report.models import sentences as model_sentences
 from pipeline.report.models.architectures import Architecture, architectures
-from pipeline.report.models.tables import tables
+from pipeline.report.models.tables import details, tables
 from tests.pipeline.report import factory
 from tests.pipeline.report.models import trained
 
@@ -65,6 +65,19 @@ def test_recall_is_judged_by_item_against_the_reference(tmp_path: Path, finds: t
     assert f"{word.capitalize()}: `sliding`" in " ".join(model_sentences.sentences(found))
 
 
+def test_the_time_of_the_reference_that_ran_beside_it_stands_by_each_ratio(tmp_path: Path) -> None:
+    made = trained.timed("gqa", 8192, 1 << 20, 0.5)
+    assert made.cost
+    beside = made.cost.full.model_copy(update={"tpot_s_p50": 0.1, "ttft_s_p50": 4.0})
+    own = made.cost.technique.model_copy(update={"tpot_s_p50": 0.05})
+    slowed = made.model_copy(update={"cost": made.cost.model_copy(update={"technique": own, "full": beside})})
+    found = found_in(tmp_path, *reference(tmp_path), slowed)
+    assert f"| {q.seconds(0.05)} | {q.seconds(0.1)} | 0.50× " in line(tables(found), "Decode step at 8,192", "gqa")
+    assert f"| {q.seconds(4.0)} | 1.01× " in line(tables(found), "First token at 8,192", "gqa")
+    assert f"| {q.DASH} | {q.DASH} | reference |" in line(tables(found), "Decode step at 8,192", "mha")
+    assert f"| {q.seconds(0.1)} | 0.50× " in line(details(found, tmp_path), "Times at every length", "gqa")
+
+
 def test_a_skipped_architecture_is_listed_with_its_reason_and_has_no_quality(tmp_path: Path) -> None:
     records = [*reference(tmp_path), *trained.skipped("rwkv", "random weights"), trained.timed("rwkv", 512, 1 << 17)]
     found = found_in(tmp_path, *records)
@@ -111,6 +124,36 @@ def test_what_lies_beyond_the_trained_length_is_called_extrapolation(tmp_path: P
     headings = [heading for heading, _ in reach.tables(found)]
     assert [heading.endswith("(extrapolation)") for heading in headings] == [False, False, True, True]
     assert "1,024 tokens" in next(iter(tables(found)))[0]
+    told, _ = reach.sentences(found)
+    assert "over all lengths within the trained one together" in told
+    assert reach.sentences(found) == reach.sentences(found_in(tmp_path / "within", *reference(tmp_path), rows[0]))
+
+
+def test_who_extrapolates_is_said_apart_and_changes_nothing_else(tmp_path: Path) -> None:
+    both = [trained.judged("gqa", n, everywhere) for n in (1024, 2048)]
+    far = [two_tasks(made) for made in (trained.judged("mha", 2048, near), both[1])]
+    found = found_in(tmp_path, *reference(tmp_path), both[0], *far)
+    within = found_in(tmp_path / "within", *reference(tmp_path), both[0])
+    added = [said for said in model_sentences.sentences(found) if said not in model_sentences.sentences(within)]
+    assert len(added) == 1 and added[0].startswith(
+        "Recall at 2,048 tokens, beyond the trained length, mean over single"
+    )
+    assert "most in `gqa`, 1.00; `mha` 0.0" in added[0]
+    headings = [heading for heading, _ in tables(within)]
+    assert [heading for heading, _ in tables(found) if heading not in headings] == [
+        "Recall at 2,048 tokens, beyond the trained length (extrapolation)"
+    ]
+    table = next(table for heading, table in tables(found) if heading not in headings)
+    asked = [f"{task} at {n}" for task in ("Single needle", "Multi key 8") for n in ("1,024", "2,048")]
+    assert [heading for heading, _ in table.columns] == ["Architecture", *asked]
+    assert line(tables(found), "Recall at 2,048", "gqa").count("1.00 [") == len(asked)
+    assert any("`extrapolation`" in said and "no verdict" in said for said in reading.how_to_read())
+
+
+def two_tasks(made: Record) -> Record:
+    """As the workload of extrapolation asks them."""
+    assert made.quality
+    return made.model_copy(update={"quality": made.quality.model_copy(update={"tasks": made.quality.tasks[:2]})})
 
 
 @pytest.mark.parametrize(

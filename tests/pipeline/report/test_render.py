@@ -148,7 +148,7 @@ def test_the_template_holds_no_number_and_no_verdict() -> None:
     prose = re.sub(r"\{%.*?%\}|\{\{.*?\}\}", "", template)
     assert re.findall(r".*[\d%×].*", prose) == []
     words = {verdicts.FASTER, verdicts.SLOWER, verdicts.BETTER, verdicts.WORSE, verdicts.NO_DIFFERENCE}
-    words |= {verdicts.STEADIER, verdicts.UNSTEADIER, verdicts.ONE_SAMPLE}
+    words |= {verdicts.STEADIER, verdicts.UNSTEADIER, verdicts.UNDECIDED, verdicts.ONE_SAMPLE}
     assert [word for word in words if word in prose] == []
 
 

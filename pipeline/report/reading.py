@@ -29,6 +29,7 @@ def how_to_read() -> list[str]:
         f"A ratio compares a technique with the full cache, timed in turns in the same process: below {q.ratio(1)} is "
         f"{verdicts.FASTER}, above is {verdicts.SLOWER}. Brackets hold the 95 % interval.",
         "The full cache is also timed against itself (the same work as an arm of its own), which shows the *noise*. "
+        "*full, once more* is the full cache in the place of a technique. "
         f"Where a technique's interval reaches {q.ratio(1)} or the noise, or its estimate lies less than "
         f"{q.share(verdicts.RELEVANT_SPEED)} from {q.ratio(1)}, the word is “{verdicts.NO_DIFFERENCE}”. Where the "
         f"interval reaches them and, stretched by the noise, has an upper end above {q.ratio(verdicts.TOO_WIDE)} of "

@@ -80,7 +80,7 @@ class Renderer:
         names = evidence.labels(rows)
         return Part(
             self.titles[setting],
-            [],
+            token_sentences.once(rows),
             [],
             list(_comparison_tables(rows, names, self.reports_dir)),
             ranking.rankings(rows, names),
@@ -100,7 +100,9 @@ class Renderer:
     def _short(self, setting: Setting, rows: Sequence[Row]) -> Part:
         names = evidence.labels(rows)
         return Part(
-            self.titles[setting], token_sentences.headlines(rows, names), list(_short_tables(rows, names)), [], [], []
+            self.titles[setting],
+            [*token_sentences.once(headlines.costs(rows)), *token_sentences.headlines(rows, names)],
+            list(_short_tables(rows, names)),
         )
 
     def _technique(self, strategy: str, rows: Sequence[Row]) -> Technique:

@@ -54,9 +54,14 @@ class Judged:
 class Candidate:
     name: str
     is_control: bool
-    timed: Timed | None
+    costs: Sequence[Timed]  # one for each length and batch that it was timed at, the nearest first
     judged: Judged | None
     share: float | None  # bytes held over the full cache's: as timed, or as computed for another model
+
+    @property
+    def timed(self) -> Timed | None:
+        """At the nearest length and batch."""
+        return self.costs[0] if self.costs else None
 
     @property
     def row(self) -> Row:
@@ -121,11 +126,15 @@ def candidates(rows: Sequence[Row], basis: Basis, seq_len: int, batch: int) -> l
     for key in names:
         if key[0] == BASELINE:
             continue
-        beside = next((cost for row in costs.get(key, []) if (cost := _timed(row, full))), None)
+        by_point: dict[tuple[int, int], Timed] = {}
+        for row in costs.get(key, []):
+            if beside := _timed(row, full):
+                by_point.setdefault(row.point, beside)
+        timed_at = list(by_point.values())
         quality = next((_judged(row) for row in qualities.get(key, [])), None)
-        if beside or quality:
-            share = beside.share if beside else None
-            found.append(Candidate(names[key], _is_control(key[0]), beside, quality, share))
+        if timed_at or quality:
+            share = timed_at[0].share if timed_at else None
+            found.append(Candidate(names[key], _is_control(key[0]), timed_at, quality, share))
     return found
 
 

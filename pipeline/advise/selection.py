@@ -20,6 +20,7 @@ Objective = Literal["memory", "speed", "quality"]
 Share = Annotated[float, Field(ge=0, le=1)]
 UNKNOWN = Interval(estimate=math.inf, low=math.inf, high=math.inf, n=0)
 RECALL, TEXT, BYTES, SPEED = "recall", "text", "bytes", "speed"  # what a rule may be about
+WORDS = {"not_slower": {verdicts.FASTER, verdicts.NO_DIFFERENCE}, "faster": {verdicts.FASTER}}
 
 
 class Needs(BaseModel):
@@ -31,7 +32,8 @@ class Needs(BaseModel):
     min_recall: Share | None = None  # of the full cache's
     max_text_loss: Annotated[float, Field(ge=0)] | None = None  # nats
     max_share: Annotated[float, Field(ge=0)] | None = None  # bytes over the full cache's
-    speed: Literal["any", "not_slower", "faster"] = "any"
+    max_step: Annotated[float, Field(gt=0)] | None = None  # a decode step over the full cache's
+    speed: Literal["any", "not_slower", "faster"] = "any"  # the word; what is undecided is neither
     objective: Objective
 
 
@@ -107,14 +109,13 @@ def _share(one: Candidate, needs: Needs) -> Iterator[Miss]:
 
 
 def _speed(one: Candidate, needs: Needs) -> Iterator[Miss]:
-    """A decode step counts as slower, or faster, where the report would call it so."""
-    if needs.speed == "any":
+    """A decode step is bounded by its estimate, and slower or faster where the report calls it so: noise hides both."""
+    if needs.speed == "any" and needs.max_step is None:
         return
     if one.timed is None or one.decode is None:
         yield Miss(SPEED, "has no measured decode step", math.inf)
         return
-    word = one.timed.verdict
-    wanted = {verdicts.FASTER} if needs.speed == "faster" else {verdicts.FASTER, verdicts.NO_DIFFERENCE}
-    if word not in wanted:
-        said = f"takes {q.ratio(one.decode.estimate)} of the full cache's decode step ({word})"
-        yield Miss(SPEED, said, max(one.decode.estimate - 1, 0.0))
+    word, step, bound = one.timed.verdict, one.decode.estimate, needs.max_step or math.inf
+    if step > bound or word not in WORDS.get(needs.speed, {word}):
+        said = f"takes {q.ratio(step)} of the full cache's decode step ({word})"
+        yield Miss(SPEED, said, max(step - (needs.max_step or 1.0), 0.0))

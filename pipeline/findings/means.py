@@ -30,8 +30,7 @@ def recall_loss(row: Row) -> Interval | None:
 def recall_gain(row: Row) -> Interval | None:
     """None beyond the trained length too: there a cell is about cost only."""
     tasks = row.record.quality.tasks if row.record.quality and row.in_trained_length else []
-    mean = mean_difference(answered(tasks, STRICTER))
-    return mean and verdicts.rounded(mean)
+    return mean_difference(answered(tasks, STRICTER))  # verdicts round it, and who writes it does so once
 
 
 def text_loss(row: Row) -> Interval | None:

@@ -32,7 +32,7 @@ def ratio_interval(value: Interval) -> str:
 
 
 def ratio_ends(value: Interval) -> str:
-    if value.n == 1:
+    if value.n == 1 or not math.isfinite(value.estimate):
         return DASH
     low, high = (ratio(end).removesuffix(TIMES) for end in (value.low, value.high))
     return f"[{low},{GLUE}{high}]"

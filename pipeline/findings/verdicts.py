@@ -10,17 +10,20 @@ FASTER, SLOWER = "faster", "slower"
 BETTER, WORSE = "better", "worse"
 STEADIER, UNSTEADIER = "steadier", "less steady"
 NO_DIFFERENCE = "no difference found"
+UNDECIDED = "undecided"
 ONE_SAMPLE = "one sample"
 UNDEFINED = "undefined"
 NOT_ANSWERED = "not answered by the full cache either"
 ANSWERED = 0.5  # accuracy of the full cache below which a task says nothing about a cache
 ALPHA = 0.05  # the chance of any false difference among those that are tested together
 RELEVANT = 0.02  # of accuracy; the same tiny shift in every item is sure, and yet nothing
+RELEVANT_SPEED = 0.02  # of the reference's time; where steps are steady, less than that is sure, and yet nothing
+TOO_WIDE = 2.0  # high over low of a stretched ratio; one that holds 1 and as much beside it says nothing
 DECIMALS = 3  # a difference in quality that vanishes when it is written is rounding in the arithmetic, not a loss
 
 
 def speed(ratio: Interval, noise: Interval | None) -> str:
-    """A ratio to the full cache counts only outside both 1 and the full cache's ratio to itself.
+    """A ratio to the full cache counts only outside both 1 and the full cache's ratio to itself, and by what matters.
 
     No `noise` where a single trial was made.
     """
@@ -29,7 +32,12 @@ def speed(ratio: Interval, noise: Interval | None) -> str:
     if why := _unusable(ratio, noise):
         return why
     low, high = min(noise.low, 1.0), max(noise.high, 1.0)
-    return FASTER if ratio.high < low else SLOWER if ratio.low > high else NO_DIFFERENCE
+    if low <= ratio.high and ratio.low <= high:
+        # Stretched by the noise it holds 1, and says that times are alike only if it says how far.
+        return UNDECIDED if ratio.high * high > TOO_WIDE * ratio.low * low else NO_DIFFERENCE
+    if abs(ratio.estimate - 1) < RELEVANT_SPEED:
+        return NO_DIFFERENCE
+    return FASTER if ratio.estimate < 1 else SLOWER
 
 
 def stability(spread: Interval, full: Interval, full_again: Interval) -> str:

@@ -29,8 +29,12 @@ def how_to_read() -> list[str]:
         f"A ratio compares a technique with the full cache, timed in turns in the same process: below {q.ratio(1)} is "
         f"{verdicts.FASTER}, above is {verdicts.SLOWER}. Brackets hold the 95 % interval.",
         "The full cache is also timed against itself (the same work as an arm of its own), which shows the *noise*. "
-        f"Where a technique's interval reaches {q.ratio(1)} or the noise, the word is “{verdicts.NO_DIFFERENCE}”; "
-        f"where there was a single trial it is “{verdicts.ONE_SAMPLE}”, and that is no verdict.",
+        "*full, once more* is the full cache in the place of a technique. "
+        f"Where a technique's interval reaches {q.ratio(1)} or the noise, or its estimate lies less than "
+        f"{q.share(verdicts.RELEVANT_SPEED)} from {q.ratio(1)}, the word is “{verdicts.NO_DIFFERENCE}”. Where the "
+        f"interval reaches them and, stretched by the noise, has an upper end above {q.ratio(verdicts.TOO_WIDE)} of "
+        f"its lower one, it is “{verdicts.UNDECIDED}”: nothing can be said. Where there was a single trial it is "
+        f"“{verdicts.ONE_SAMPLE}”, and that is no verdict.",
         "*First token* is the time to read the prompt (TTFT), *decode step* the time for each token after it (TPOT).",
         "*KV held* is what the cache has allocated after the last token, *share* that over the full cache's. Both are "
         "measured, for cost where time was measured and for quality on the very items that were scored (their mean, "

@@ -80,7 +80,7 @@ class Renderer:
         names = evidence.labels(rows)
         return Part(
             self.titles[setting],
-            [],
+            token_sentences.once(rows),
             [],
             list(_comparison_tables(rows, names, self.reports_dir)),
             ranking.rankings(rows, names),
@@ -100,7 +100,9 @@ class Renderer:
     def _short(self, setting: Setting, rows: Sequence[Row]) -> Part:
         names = evidence.labels(rows)
         return Part(
-            self.titles[setting], token_sentences.headlines(rows, names), list(_short_tables(rows, names)), [], [], []
+            self.titles[setting],
+            [*token_sentences.once(headlines.costs(rows)), *token_sentences.headlines(rows, names)],
+            list(_short_tables(rows, names)),
         )
 
     def _technique(self, strategy: str, rows: Sequence[Row]) -> Technique:
@@ -155,17 +157,17 @@ def render(results_dir: Path, reports_dir: Path) -> Files:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    failed = [row for row in rows if row.record.status != "ok"]
+    failed = [row for row in found if row.record.status != "ok"]
     text = environment.get_template("template.md.j2").render(
-        statement=reading.statement(rows),
-        machines=context.machines(rows),
+        statement=reading.statement(found),
+        machines=context.machines(found),
         notes=notes.notes(renderer.rows),
         in_short=renderer.in_short(),
         advice=advice.advised(found, reports_dir),
         claims=claim_pages.summary(claims),
         how_to_read=[*reading.how_to_read(), *reading.what_is_drawn(renderer.rows, renderer.pictured)],
-        environment=context.environment(rows),
-        grid=context.grid(rows),
+        environment=context.environment(found),
+        grid=context.grid(found),
         levels=renderer.levels(),
         models=sections.of_models(renderer.of(MODEL), gallery, reports_dir),
         ablations=renderer.ablations(),

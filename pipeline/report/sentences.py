@@ -18,6 +18,7 @@ ORDER = (
     verdicts.BETTER,
     verdicts.WORSE,
     verdicts.NO_DIFFERENCE,
+    verdicts.UNDECIDED,
     verdicts.ONE_SAMPLE,
     verdicts.UNDEFINED,
 )

@@ -12,6 +12,7 @@ from pipeline.advise import use_cases
 from pipeline.advise.candidates import Candidate, bases, candidates, longest, recall_kept
 from pipeline.advise.selection import Needs, select
 from pipeline.findings import evidence
+from pipeline.findings.verdicts import NO_DIFFERENCE, UNDECIDED
 from pipeline.record import Record
 from tests.pipeline.report import factory
 
@@ -69,6 +70,23 @@ def test_each_bound_rules_out_what_misses_it_and_the_nearest_miss_comes_first(tm
     assert names(of, needs.model_copy(update={"speed": "faster"})) == ["good"]
     assert names(of, needs.model_copy(update={"max_share": 0.2})) == []
     assert names(of, Needs(max_text_loss=0.03, objective="memory")) == ["good", "less_lossy", "slow"]
+
+
+def test_noise_does_not_hide_what_the_estimate_says(tmp_path: Path) -> None:
+    """A step of a quarter more that wide intervals do not call slower is beyond the bound all the same."""
+    noisy = [factory.timed("kv_int8", 4096, 1.25, 0.3), factory.judged("kv_int8")]
+    undecided = [factory.timed("kivi", 4096, 1.05, 0.5), factory.judged("kivi")]
+    of = found([*noisy, *undecided, *both("kv_int4", 1.01)], tmp_path)
+    words = {name: one.timed.verdict for name, one in of.items() if one.timed}
+    assert words == {"kv_int8": NO_DIFFERENCE, "kivi": UNDECIDED, "kv_int4": NO_DIFFERENCE}
+    asking = [case.needs for case in use_cases.load().use_cases if case.needs.speed == "not_slower"]
+    assert len(asking) == 2
+    for needs in asking:
+        selection = select(list(of.values()), needs)
+        assert [one.name for one in selection.fitting] == ["kv_int4"]
+        assert all([miss.about for miss in missed] == ["speed"] for _, missed in selection.missing)
+    assert names(of, Needs(speed="not_slower", objective="memory")) == ["kv_int4", "kv_int8"]
+    assert names(of, Needs(max_step=1.1, objective="memory")) == ["kivi", "kv_int4"]
 
 
 def test_what_was_not_measured_meets_no_bound(tmp_path: Path) -> None:

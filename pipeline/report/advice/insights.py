@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.advise.candidates import Candidate
+from pipeline.advise.candidates import Candidate, Timed
 from pipeline.advise.selection import Needs, select
 from pipeline.findings import quantities as q
 from pipeline.findings import verdicts
@@ -14,6 +14,7 @@ from pipeline.findings.evidence import Row, group
 from pipeline.findings.means import PROTOCOL, SEED, STRICTER, accuracies, tasks_of
 from pipeline.intervals import holm, sign_flip_p_values
 from pipeline.report.advice.words import beside, part_of
+from pipeline.report.sentences import point
 from pipeline.report.tables import link
 
 BOUNDS = (0.98, 0.9)  # of the full cache's recall: what may be called cheap
@@ -21,6 +22,10 @@ SMALL, LOSSY = 0.5, 0.9  # of the full cache's bytes, of its recall
 RANDOM = "random_eviction"
 N_FLIPS = 10_000
 MOVED = 0.5  # of its bytes, from which a technique moves them elsewhere
+DOMINATES = (
+    "by another that holds no more bytes, keeps more recall beyond both intervals, and is not slower beyond both "
+    "intervals, at every length that both were timed at"
+)
 
 
 def insights(found: Sequence[Candidate], full: Sequence[Row], reports_dir: Path) -> list[str]:
@@ -52,41 +57,56 @@ def _cheapest(own: Sequence[Candidate], reports_dir: Path) -> list[str]:
     return said
 
 
+def _at_each_point(own: Sequence[Candidate]) -> list[tuple[str, list[tuple[Candidate, Timed]]]]:
+    """Where techniques were timed, as `4,096 tokens and batch 1`, with who was: the longest prompt first."""
+    timed = [(one, cost) for one in own for cost in one.costs]
+    points = group(sorted(timed, key=lambda pair: _longest_first(pair[1])), lambda pair: pair[1].row.point)
+    return [(point(members[0][1].row), members) for members in points.values()]
+
+
+def _longest_first(cost: Timed) -> tuple[int, int]:
+    seq_len, batch = cost.row.point
+    return -seq_len, batch
+
+
 def _speeds(own: Sequence[Candidate], reports_dir: Path) -> list[str]:
-    """Who decodes slower and faster than the full cache, each at the length it was timed at."""
+    """Who decodes slower and faster than the full cache, at each length: a verdict at one says nothing of another."""
     said = []
-    for word in (verdicts.SLOWER, verdicts.FASTER):
-        those = sorted((one for one in own if one.timed and one.timed.verdict == word), key=_step, reverse=True)
-        if word == verdicts.FASTER:
-            those.reverse()
-        listed = q.words(_timed(one, reports_dir) for one in those) if those else "none"
-        said.append(f"Decode steps found {word} than the full cache's: {listed}.")
+    for where, timed in _at_each_point(own):
+        for word in (verdicts.SLOWER, verdicts.FASTER):
+            those = [pair for pair in timed if pair[1].verdict == word]
+            those.sort(key=lambda pair: _step(pair[1]), reverse=word == verdicts.SLOWER)
+            listed = q.words(_linked(one, cost, reports_dir) for one, cost in those) if those else "none"
+            among = q.plural(len(timed), "technique")
+            said.append(f"Decode steps found {word} than the full cache's at {where}, of {among} there: {listed}.")
     return said
 
 
-def _timed(one: Candidate, reports_dir: Path) -> str:
-    assert one.timed
-    where = link(one.timed.row, q.count(one.timed.row.cell.seq_len), reports_dir)
-    return f"`{one.name}` ({q.ratio(_step(one))} at {where} tokens)"
+def _linked(one: Candidate, cost: Timed, reports_dir: Path) -> str:
+    return f"{link(cost.row, f'`{one.name}`', reports_dir)} ({q.ratio(_step(cost))})"
 
 
-def _step(one: Candidate) -> float:
-    return one.decode.estimate if one.decode else math.inf
+def _step(cost: Timed) -> float:
+    return cost.decode.estimate if cost.decode else math.inf
 
 
 def _slow_parts(own: Sequence[Candidate], full: Sequence[Row]) -> list[str]:
-    """On which axis the techniques lie that slow decoding down, the one where most of them do first."""
+    """On which axis the techniques lie that slow decoding down, at each length, the one where most do first."""
     reference = full[0].config("strategy") if full else {}
     axes = [axis for axis, part in reference.items() if isinstance(part, dict) and axis != "cache"]
     said = []
-    for axis in axes:
-        changing = [one for one in own if part_of(one.row.config("strategy"), axis) != part_of(reference, axis)]
-        slower = [one for one in changing if one.timed and one.timed.verdict == verdicts.SLOWER]
-        if slower:
-            share = len(slower) / len(changing)
-            said.append((share, f"{q.count(len(slower))} of {q.count(len(changing))} that change `{axis}`"))
-    counts = [words for _, words in sorted(said, key=lambda item: -item[0])]
-    return [f"Slower, by the part that differs from the full cache's: {q.words(counts)}."] if counts else []
+    for where, timed in _at_each_point(own):
+        counts = []
+        for axis in axes:
+            changing = [c for one, c in timed if part_of(one.row.config("strategy"), axis) != part_of(reference, axis)]
+            n_slower = sum(cost.verdict == verdicts.SLOWER for cost in changing)
+            if n_slower:
+                told = f"{q.count(n_slower)} of {q.count(len(changing))} that change `{axis}`"
+                counts.append((n_slower / len(changing), told))
+        if counts:
+            listed = q.words(told for _, told in sorted(counts, key=lambda item: -item[0]))
+            said.append(f"Slower at {where}, by the part that differs from the full cache's: {listed}.")
+    return said
 
 
 def _small_and_lossy(own: Sequence[Candidate]) -> list[str]:
@@ -162,28 +182,29 @@ def _dominated(own: Sequence[Candidate]) -> list[str]:
     """Who is never the better choice; of several that beat it, the one that holds least is named."""
     beaten = [(min(winners, key=_share), one) for one in own if (winners := [by for by in own if _beats(by, one)])]
     if not beaten:
-        return ["No technique is dominated by another: each holds fewer bytes, recalls more, or is faster."]
+        return [f"No technique is dominated, {DOMINATES}."]
     said = "; ".join(
         f"by `{name}`: {q.words(f'`{one.name}`' for _, one in members)}"
         for name, members in group(beaten, lambda pair: pair[0].name).items()
     )
-    return [
-        "Dominated, by another that holds no more bytes, keeps more recall beyond both intervals, and is not slower "
-        f"beyond both intervals at the same length: {said}."
-    ]
+    return [f"Dominated, {DOMINATES}: {said}."]
 
 
 def _beats(by: Candidate, one: Candidate) -> bool:
+    """Where no length is shared, nothing is compared."""
     recalls = by.recall(STRICTER), one.recall(STRICTER)
-    if not (by.timed and one.timed and by.decode and one.decode and recalls[0] and recalls[1]):
+    if not (recalls[0] and recalls[1] and recalls[0].low > recalls[1].high):
         return False
-    same_point = by.timed.row.point == one.timed.row.point
-    return (
-        same_point
-        and by.timed.share <= one.timed.share
-        and recalls[0].low > recalls[1].high
-        and by.decode.low <= one.decode.high
-    )
+    theirs = {cost.row.point: cost for cost in one.costs}
+    shared = [(cost, theirs[cost.row.point]) for cost in by.costs if cost.row.point in theirs]
+    return bool(shared) and all(_holds_up(mine, other) for mine, other in shared)
+
+
+def _holds_up(mine: Timed, other: Timed) -> bool:
+    """Of two at the same length and batch; a single trial does not show that it is not slower."""
+    if mine.decode is None or other.decode is None:
+        return False
+    return mine.share <= other.share and mine.decode.low <= other.decode.high
 
 
 def _share(one: Candidate) -> float:

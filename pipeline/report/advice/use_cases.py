@@ -59,14 +59,15 @@ def _advice(rows: Sequence[Row], basis: Basis, plan: Plan, reports_dir: Path) ->
 
 
 def _rests_on(found: Sequence[Candidate], basis: Basis) -> str:
-    timed = sorted({one.timed.row.cell.seq_len for one in found if one.timed})
+    timed = sorted({cost.row.cell.seq_len for one in found for cost in one.costs})
     judged = sorted({one.judged.row.cell.seq_len for one in found if one.judged})
     n_controls = sum(one.is_control for one in found)
     machines = {one.judged.row.hardware_id for one in found if one.judged} - {basis.machine}
     elsewhere = f", on {q.words(f'`{name}`' for name in sorted(machines))}" if machines else ""
     return (
-        f"Cost was measured on `{basis.timed_on}` at {q.words(map(q.count, timed))} tokens, each technique at the "
-        f"longest that it was timed at, and quality on `{basis.judged_on}` at {q.words(map(q.count, judged))} tokens"
+        f"Cost was measured on `{basis.timed_on}` at {q.words(map(q.count, timed))} tokens; a technique speaks "
+        "from the longest that it was timed at, unless a length is named. Quality was measured on "
+        f"`{basis.judged_on}` at {q.words(map(q.count, judged))} tokens"
         f"{elsewhere}; {q.plural(len(found) - n_controls, 'technique')} have both, beside "
         f"{q.plural(n_controls, 'control')} that {'is' if n_controls == 1 else 'are'} never advised. Shares are of the "
         "full cache's, bytes are counted wherever they lie, and a bound holds by the estimate: brackets say how sure "
@@ -166,8 +167,8 @@ def _guide(
     found: Sequence[Candidate], selections: Mapping[str, Selection], full: Sequence[Row], reports_dir: Path
 ) -> Table:
     """Most recall first; the name links to the record of cost, recall to that of quality."""
-    columns = [("Technique", "l"), ("Bytes saved", "r"), ("Decode step", "r"), ("is", "l")]
-    columns += [("Recall kept, asked later / before", "r"), ("Text loss, nats", "r"), ("Found worse", "l")]
+    columns = [("Technique", "l"), ("Bytes saved", "r"), ("Decode step", "r"), ("Noise", "r")]
+    columns += [("is", "l"), ("Recall kept, asked later / before", "r"), ("Text loss, nats", "r"), ("Found worse", "l")]
     columns += [("Changes", "l"), ("Best for", "l"), ("Also meets", "l")]
     ordered = sorted(found, key=lambda one: (one.is_control, -_recall(one), one.name))
     return Table(columns, [_guide_line(one, selections, full, reports_dir) for one in ordered])
@@ -184,6 +185,7 @@ def _guide_line(
         link(one.timed.row, f"`{one.name}`", reports_dir),
         f"{q.share(1 - one.timed.share).replace('-', q.MINUS)}{place}",
         q.ratio_interval(one.decode) if one.decode else q.DASH,
+        q.ratio_ends(one.timed.noise),
         one.timed.verdict,
         link(one.judged.row, kept(one), reports_dir),
         q.signed(one.text.estimate, 3) if one.text else q.DASH,

@@ -15,7 +15,7 @@ from pipeline.record import Interval
 from pipeline.report.tables import link
 
 SPEEDS = {
-    "not_slower": "decode steps that are not found slower than the full cache's",
+    "not_slower": "decode steps that are found neither slower than the full cache's nor undecided",
     "faster": "decode steps that are found faster than the full cache's",
 }
 OBJECTIVES = {
@@ -41,6 +41,8 @@ def bounds(needs: Mapping[str, Any]) -> list[str]:
         said.append(f"at most {q.decimal(needs['max_text_loss'])} nats lost on text")
     if needs.get("max_share") is not None:
         said.append(f"at most {q.share(needs['max_share'])} of the bytes")
+    if needs.get("max_step") is not None:
+        said.append(f"at most {q.ratio(needs['max_step'])} of the decode step")
     return [*said, *([SPEEDS[needs["speed"]]] if needs.get("speed") in SPEEDS else [])]
 
 

@@ -49,7 +49,7 @@ def repeated(rows: Sequence[Row]) -> list[Repeated]:
 def decode(earlier: study.Range, ratio: Interval, noise: Interval) -> str:
     """What the study said of the time of a step, against what is found now."""
     now = verdicts.speed(ratio, noise)
-    if now in (verdicts.ONE_SAMPLE, verdicts.UNDEFINED):
+    if now in (verdicts.UNDECIDED, verdicts.ONE_SAMPLE, verdicts.UNDEFINED):
         return now
     low, high = _ends(earlier)
     inside = ratio.low <= high and ratio.high >= low

@@ -13,6 +13,7 @@ from pipeline.findings.orders import ranks
 from pipeline.record import Cost, TaskQuality
 from pipeline.report.ranking import decode_speed
 from pipeline.report.sentences import Names, grouped, named, nothing_measured, point
+from pipeline.report.tokens.tables import timed_once
 
 
 def technique_title(row: Row) -> str:
@@ -31,6 +32,13 @@ def headlines(rows: Sequence[Row], names: Names) -> list[str]:
     lines += [_recalls(_shared(rows, recalled), names)] if recalled else []
     lines += [_texts(_shared(rows, read), names)] if read else []
     return lines or [nothing_measured(rows)]
+
+
+def once(rows: Sequence[Row]) -> list[str]:
+    """Where the tables of these rows have no verdict on first tokens, and why."""
+    points = group((row for row in rows if row.record.cost), lambda row: row.point).values()
+    where = "; ".join(point(members[0]) for members in points if timed_once(members))
+    return [f"First tokens were timed in a single trial each, which is no verdict, at {where}."] if where else []
 
 
 def _shared(rows: Sequence[Row], measured: Sequence[Row]) -> list[Row]:

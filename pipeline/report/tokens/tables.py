@@ -10,36 +10,66 @@ from pipeline.findings import quantities as q
 from pipeline.findings import verdicts
 from pipeline.findings.evidence import Row
 from pipeline.findings.means import PROTOCOL, answered, mean_difference, recall_gain
-from pipeline.record import Arm, Cost, TaskQuality
+from pipeline.record import Arm, Cost, Interval, TaskQuality
 from pipeline.report.tables import Table, held_cells, link, where, why_empty
 
 Names = Mapping[tuple[str, str], str]
 
 
-def summary_cost(rows: Iterable[Row], names: Names, reports_dir: Path | None = None) -> Table:
-    """All techniques at one length and batch, linked to their records where `reports_dir` is given."""
-    columns = [("Technique", "l"), ("KV held", "r"), ("Share", "r")]
-    columns += [("First token", "r"), ("is", "l"), ("Decode step", "r"), ("is", "l")]
-    return Table(columns, [[_technique(row, names, reports_dir), *_cost_cells(row)] for row in rows])
+def summary_cost(rows: Sequence[Row], names: Names, reports_dir: Path | None = None) -> Table:
+    """All techniques at one length and batch, linked to their records where `reports_dir` is given.
+
+    First tokens that were all timed once have no verdict, which is said beside the table instead of in every line.
+    """
+    once = timed_once(rows)
+    columns = [("Technique", "l"), ("KV held", "r"), ("Share", "r"), *_timing_columns(once)]
+    lines = [[_technique(row, names, reports_dir), *_held(row), *_timing(row, once)] for row in rows]
+    return Table(columns, lines)
+
+
+def timed_once(rows: Iterable[Row]) -> bool:
+    """Whether all first tokens were timed in a single trial."""
+    costs = [row.record.cost for row in rows if row.record.cost]
+    words = {verdicts.speed(cost.ttft_ratio, cost.aa_ttft_ratio) for cost in costs}
+    return words == {verdicts.ONE_SAMPLE}
 
 
 def _technique(row: Row, names: Names, reports_dir: Path | None) -> str:
-    name = names[row.strategy, row.variant]
+    """The full cache has a line as well: what it differs from itself by."""
+    again = ", once more" if row.strategy == row.setting.baseline else ""
+    name = names[row.strategy, row.variant] + again
     return link(row, name, reports_dir) if reports_dir else name
 
 
-def _cost_cells(row: Row) -> list[str]:
+def _timing_columns(once: bool) -> list[tuple[str, str]]:
+    """`once`: the first token has its ratio alone."""
+    verdict = [("Noise", "r"), ("is", "l")]
+    return [("First token", "r"), *([] if once else verdict), ("Decode step", "r"), *verdict]
+
+
+def _timing(row: Row, once: bool) -> list[str]:
+    ratio, *verdict = _first_token(row)
+    return [ratio, *([] if once else verdict), *_step(row)]
+
+
+def _held(row: Row) -> list[str]:
     cost = row.record.cost
-    if cost is None:
-        return [q.DASH] * 3 + [why_empty(row), q.DASH, why_empty(row)]
-    return [
-        q.data(cost.technique.kv_bytes_held[-1]),
-        q.share(row.share),
-        q.ratio_interval(cost.ttft_ratio),
-        verdicts.speed(cost.ttft_ratio, cost.aa_ttft_ratio),
-        q.ratio_interval(cost.tpot_ratio),
-        verdicts.speed(cost.tpot_ratio, cost.aa_tpot_ratio),
-    ]
+    return [q.data(cost.technique.kv_bytes_held[-1]), q.share(row.share)] if cost else [q.DASH] * 2
+
+
+def _first_token(row: Row) -> list[str]:
+    cost = row.record.cost
+    return _beside_noise(cost.ttft_ratio, cost.aa_ttft_ratio) if cost else [q.DASH, q.DASH, why_empty(row)]
+
+
+def _step(row: Row) -> list[str]:
+    cost = row.record.cost
+    return _beside_noise(cost.tpot_ratio, cost.aa_tpot_ratio) if cost else [q.DASH, q.DASH, why_empty(row)]
+
+
+def _beside_noise(ratio: Interval, noise: Interval) -> list[str]:
+    """The word is by both: equal ratios may have different ones."""
+    return [q.ratio_interval(ratio), q.ratio_ends(noise), verdicts.speed(ratio, noise)]
 
 
 def summary_quality(rows: Iterable[Row], names: Names) -> Table:
@@ -109,14 +139,9 @@ def _text_cells(row: Row) -> list[str]:
 
 
 def technique_cost(rows: Sequence[Row], reports_dir: Path) -> Table:
-    columns = [("Tokens", "r"), ("Batch", "r"), ("KV held", "r"), ("Share", "r")]
-    columns += [("First token", "r"), ("is", "l"), ("Decode step", "r"), ("Noise", "r"), ("is", "l")]
-
-    def line(row: Row, cost: Cost) -> list[str]:
-        *others, verdict = _cost_cells(row)
-        return [*where(row, reports_dir), *others, q.ratio_ends(cost.aa_tpot_ratio), verdict]
-
-    return Table(columns, [line(row, row.record.cost) for row in rows if row.record.cost])
+    once, timed = timed_once(rows), [row for row in rows if row.record.cost]
+    columns = [("Tokens", "r"), ("Batch", "r"), ("KV held", "r"), ("Share", "r"), *_timing_columns(once)]
+    return Table(columns, [[*where(row, reports_dir), *_held(row), *_timing(row, once)] for row in timed])
 
 
 def technique_time(rows: Iterable[Row]) -> Table:

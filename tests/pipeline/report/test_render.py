@@ -94,6 +94,16 @@ def test_the_first_screen_holds_the_machine_and_one_table_per_question(reports: 
     ]
 
 
+def test_the_head_counts_every_record_and_what_was_run_lists_it(reports: Path) -> None:
+    text = (reports / "report.md").read_text()
+    n_records = len(list((reports.parent / "results").glob("*/*/*/*.json")))
+    assert f"Computed from {n_records} records of" in text
+    listed = text.partition("## What was run")[2].partition("<details>")[0]
+    counts = re.findall(r"(\d+) / (\d+) / (\d+) \|$", listed, re.MULTILINE)
+    assert sum(int(count) for line in counts for count in line) == n_records
+    assert "| benchmark |" in listed
+
+
 def test_file_names_of_figures_have_no_odd_characters(reports: Path) -> None:
     names = [path.name for path in (reports / "figures").iterdir()]
     assert any(name.startswith("attention_sink-scorer-n_sinks-8-cost-") for name in names)
@@ -148,7 +158,7 @@ def test_the_template_holds_no_number_and_no_verdict() -> None:
     prose = re.sub(r"\{%.*?%\}|\{\{.*?\}\}", "", template)
     assert re.findall(r".*[\d%×].*", prose) == []
     words = {verdicts.FASTER, verdicts.SLOWER, verdicts.BETTER, verdicts.WORSE, verdicts.NO_DIFFERENCE}
-    words |= {verdicts.STEADIER, verdicts.UNSTEADIER, verdicts.ONE_SAMPLE}
+    words |= {verdicts.STEADIER, verdicts.UNSTEADIER, verdicts.UNDECIDED, verdicts.ONE_SAMPLE}
     assert [word for word in words if word in prose] == []
 
 

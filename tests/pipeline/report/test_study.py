@@ -53,6 +53,8 @@ def test_where_neither_is_excluded_no_difference_is_found() -> None:
     unsure = Interval(estimate=1.03, low=0.96, high=1.1, n=16)
     assert study.decode((1.05, 1.10), unsure, QUIET) == verdicts.NO_DIFFERENCE
     assert study.decode((1.05, 1.10), unsure.model_copy(update={"n": 1}), QUIET) == verdicts.ONE_SAMPLE
+    wide = Interval(estimate=1.03, low=0.6, high=1.7, n=2)
+    assert study.decode((1.05, 1.10), wide, QUIET) == verdicts.UNDECIDED
     assert study.decode((0.80, 0.87), factory.interval(0.85, 0.02), QUIET) == study.AGREES
 
 

@@ -7,8 +7,9 @@ from markdown_it import MarkdownIt
 
 from pipeline.findings import evidence
 from pipeline.findings import quantities as q
+from pipeline.record import Record
 from pipeline.report import context, render
-from pipeline.report.tokens import crossing, tables
+from pipeline.report.tokens import crossing, sentences, tables
 from tests.pipeline.report import factory
 
 
@@ -27,6 +28,7 @@ def test_every_cell_of_the_cost_table_is_a_field_of_its_record(tmp_path: Path) -
         held,
         q.share(cost.technique.kv_bytes_held[-1] / cost.full.kv_bytes_held[-1]),
         q.ratio_interval(cost.ttft_ratio),
+        q.ratio_ends(cost.aa_ttft_ratio),
         "no difference found",
         q.ratio_interval(cost.tpot_ratio),
         q.ratio_ends(cost.aa_tpot_ratio),
@@ -53,6 +55,40 @@ def test_a_skipped_technique_keeps_its_line_in_the_comparison(tmp_path: Path) ->
     rows = rows_of([factory.timed("full", ratio=1.0), skipped], tmp_path)
     lines = tables.summary_cost(rows, evidence.labels(rows), tmp_path).rows
     assert [("no_cache" in line[0], line[-1]) for line in lines] == [(False, "no difference found"), (True, "skipped")]
+
+
+def test_a_verdict_in_short_stands_beside_the_noise_that_it_is_by(tmp_path: Path) -> None:
+    of = factory.cell("h2o")
+    noisy = factory.cost(of, 0.9).model_copy(update={"aa_tpot_ratio": factory.interval(1.0, 0.15)})
+    rows = rows_of([factory.timed("full", ratio=1.0), factory.make(of, cost=noisy), factory.timed("tova", ratio=0.9)],
+                   tmp_path)  # fmt: skip
+    table = tables.summary_cost(rows, evidence.labels(rows))
+    assert [heading for heading, _ in table.columns][3:] == [
+        "First token", "Noise", "is", "Decode step", "Noise", "is",
+    ]  # fmt: skip
+    found = {line[0]: line[6:] for line in table.rows}
+    ratio = q.ratio_interval(factory.interval(0.9, 0.018))
+    assert found["h2o"] == [ratio, f"[0.85,{q.GLUE}1.15]", "no difference found"]
+    assert found["tova"] == [ratio, f"[0.98,{q.GLUE}1.02]", "faster"]
+    assert "full, once more" in found
+
+
+def timed_once(name: str) -> Record:
+    of = factory.cell(name)
+    cost = factory.cost(of, 1.0).model_copy(update={"ttft_ratio": factory.interval(1.1, 0.0, n=1)})
+    return factory.make(of, cost=cost)
+
+
+def test_first_tokens_of_one_trial_are_said_once_and_not_in_every_line(tmp_path: Path) -> None:
+    skipped = factory.make(factory.cell("no_cache"), status="skipped", reason="too slow", remedy="time")
+    rows = rows_of([timed_once("full"), timed_once("tova"), skipped], tmp_path / "all")
+    table = tables.summary_cost(rows, evidence.labels(rows))
+    assert [heading for heading, _ in table.columns][3:] == ["First token", "Decode step", "Noise", "is"]
+    assert {line[3] for line in table.rows} == {f"1.10{q.TIMES}", q.DASH} and table.rows[1][-1] == "skipped"
+    (said,) = sentences.once(rows)
+    assert said == "First tokens were timed in a single trial each, which is no verdict, at 512 tokens and batch 1."
+    rows = rows_of([timed_once("full"), factory.timed("tova")], tmp_path / "some")
+    assert sentences.once(rows) == [] and tables.summary_cost(rows, evidence.labels(rows)).rows[0][5] == "one sample"
 
 
 def test_quality_in_short_shows_measured_bytes_and_the_stricter_verdict(tmp_path: Path) -> None:

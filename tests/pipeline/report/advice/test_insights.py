@@ -43,16 +43,25 @@ def test_slow_and_fast_are_called_so(tmp_path: Path, ratio: float, slower: bool,
     assert ("`tova`" in said(lines, "Decode steps found faster")) == faster
 
 
-def test_what_slows_decoding_is_told_by_part(tmp_path: Path) -> None:
+def test_a_verdict_at_a_shorter_length_is_not_lost(tmp_path: Path) -> None:
+    lines = insights([*both("tova", 1.0), factory.timed("tova", 1024, 1.5), *both("h2o", 1.2)], tmp_path)
+    slower = [line for line in lines if line.startswith("Decode steps found slower")]
+    assert "at 4,096 tokens and batch 1, of 2 techniques there: [`h2o`](" in slower[0]
+    assert "at 1,024 tokens and batch 1, of 1 technique there: [`tova`](" in slower[1]
+    assert "`tova`" not in slower[0] and slower[1].endswith(") (1.50×).")
+
+
+def test_what_slows_decoding_is_told_by_part_and_length(tmp_path: Path) -> None:
     def encoded(name: str, ratio: float) -> list[Record]:
         coded = {"scorer": {"_target_": "a.Coded"}}
-        return [r.model_copy(update={"config": r.config | {"strategy": r.config["strategy"] | coded}})
-                for r in both(name, ratio)]  # fmt: skip
+        made = [*both(name, ratio), factory.timed(name, 1024, 1.5)]
+        return [r.model_copy(update={"config": r.config | {"strategy": r.config["strategy"] | coded}}) for r in made]
 
     lines = insights([*encoded("kv_int8", 1.3), *encoded("kv_int4", 0.8), *both("tova")], tmp_path / "slow")
-    assert said(lines, "Slower, by the part").endswith("1 of 2 that change `scorer`.")
-    quick = insights([*encoded("kv_int8", 0.9), *both("tova")], tmp_path / "quick")
-    assert not any(line.startswith("Slower, by the part") for line in quick)
+    assert said(lines, "Slower at 4,096 tokens and batch 1, by the part").endswith("1 of 2 that change `scorer`.")
+    assert said(lines, "Slower at 1,024 tokens and batch 1, by the part").endswith("2 of 2 that change `scorer`.")
+    quick = insights([*encoded("kv_int8", 0.9)[:2], *both("tova")], tmp_path / "quick")
+    assert not any(line.startswith("Slower at") for line in quick)
 
 
 def test_what_saves_bytes_and_loses_recall_is_named(tmp_path: Path) -> None:
@@ -81,11 +90,23 @@ def test_beating_chance_is_a_verdict_item_by_item(tmp_path: Path) -> None:
 
 def test_one_that_is_never_the_better_choice_is_dominated(tmp_path: Path) -> None:
     lines = insights([*both("tova"), *both("h2o", loss=0.4)], tmp_path / "a")
-    assert said(lines, "Dominated").endswith("by `tova`: `h2o`.")
+    assert said(lines, "Dominated, by another").endswith("at every length that both were timed at: by `tova`: `h2o`.")
     faster = insights([*both("tova"), *both("h2o", ratio=0.5, loss=0.4)], tmp_path / "b")
     smaller = insights([*both("tova"), *both("h2o", loss=0.4, kv_budget=512)], tmp_path / "c")
     for lines in (faster, smaller):
         assert said(lines, "No technique is dominated")
+
+
+def test_who_is_beaten_at_one_length_only_is_not_dominated(tmp_path: Path) -> None:
+    lossy = both("h2o", loss=0.4)
+    apart = [factory.timed("tova", 1024, 1.5), factory.timed("h2o", 1024, 0.9)]
+    assert said(insights([*both("tova"), *lossy, *apart], tmp_path / "faster_there"), "No technique is dominated")
+    larger = [factory.timed("tova", 1024, 0.9, kv_budget=512), factory.timed("h2o", 1024, 0.9, kv_budget=256)]
+    assert said(insights([*both("tova"), *lossy, *larger], tmp_path / "smaller_there"), "No technique is dominated")
+    same = [factory.timed("tova", 1024), factory.timed("h2o", 1024)]
+    assert "by `tova`: `h2o`" in said(insights([*both("tova"), *lossy, *same], tmp_path / "alike"), "Dominated")
+    longer = [factory.timed("h2o", 8192, 0.5)]
+    assert "by `tova`: `h2o`" in said(insights([*both("tova"), *lossy, *longer], tmp_path / "longer"), "Dominated")
 
 
 def test_the_nearer_ceiling_follows_the_shares(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from pipeline.findings import evidence
+from pipeline.findings import quantities as q
 from pipeline.record import Record
 from pipeline.report.advice import use_cases as advice
 from pipeline.report.advice.use_cases import Advice
@@ -48,8 +49,8 @@ def test_a_technique_made_slow_is_called_slow_and_never_recommended_where_time_c
         assert re.search(r"Nearest is \[`tova`\]\(.*\), which takes 1\.50× of the full cache's decode step \(slower\)",
                          said[title])  # fmt: skip
     assert "**`tova`**" in said["Edge device"]  # no bound on time
-    assert sum("found slower" in line and "`tova` (1.50×" in line for line in found.insights) == 1
-    assert found.guide.rows[0][3] == "slower"
+    assert sum("found slower" in line and "`tova`](" in line and "(1.50×)" in line for line in found.insights) == 1
+    assert found.guide.rows[0][3:5] == [f"[0.98,{q.GLUE}1.02]", "slower"]
 
 
 def test_a_technique_made_lossy_is_never_recommended(tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_another_takes_the_place_of_one_that_is_ruled_out(tmp_path: Path) -> Non
 def test_controls_are_in_the_guide_and_never_advised(tmp_path: Path) -> None:
     found = one([*both("oracle", 0.5), *both("random_eviction", 0.5), *both("tova", 1.5, loss=0.4)], tmp_path)
     assert not any("oracle" in answer or "random" in answer for answer in answers(found).values())
-    assert [(row[0].split("`")[1], row[8]) for row in found.guide.rows] == [
+    assert [(row[0].split("`")[1], row[9]) for row in found.guide.rows] == [
         ("tova", "–"), ("oracle", "a control"), ("random_eviction", "a control"),
     ]  # fmt: skip
 
@@ -78,16 +79,16 @@ def test_controls_are_in_the_guide_and_never_advised(tmp_path: Path) -> None:
 def test_the_guide_says_what_each_technique_is_best_for(tmp_path: Path) -> None:
     found = one([*both("tova"), *both("h2o", loss=0.07)], tmp_path)
     rows = {row[0].split("`")[1]: row for row in found.guide.rows}
-    assert rows["tova"][8] == ", ".join(TITLES) and rows["tova"][6] == "nothing"
-    assert rows["h2o"][8] == "–" and rows["h2o"][9] == "Throughput service, Edge device"
-    assert rows["h2o"][6].startswith("recall later")
+    assert rows["tova"][9] == ", ".join(TITLES) and rows["tova"][7] == "nothing"
+    assert rows["h2o"][9] == "–" and rows["h2o"][10] == "Throughput service, Edge device"
+    assert rows["h2o"][7].startswith("recall later")
 
 
 def test_the_guide_counts_the_parts_that_differ_from_those_of_the_full_cache(tmp_path: Path) -> None:
     records = both("tova")
     parts = {"scorer": {"_target_": "a.Tova"}, "encoding": {"_target_": "a.Int8"}}
     changed = [r.model_copy(update={"config": r.config | {"strategy": r.config["strategy"] | parts}}) for r in records]
-    assert one(changed, tmp_path).guide.rows[0][7] == "2 parts: scorer, encoding"
+    assert one(changed, tmp_path).guide.rows[0][8] == "2 parts: scorer, encoding"
 
 
 def test_every_link_is_a_record(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pipeline.findings import evidence, verdicts
 from pipeline.record import Interval, Record
 from pipeline.report import reading
 from pipeline.report import sentences as shared
-from pipeline.report.tokens import sentences
+from pipeline.report.tokens import sentences, tables
 from tests.pipeline.report import factory
 
 
@@ -38,6 +38,35 @@ def test_noise_that_misses_1_still_covers_what_lies_between() -> None:
     noise = factory.interval(1.06, 0.02)
     assert verdicts.speed(factory.interval(1.02, 0.005), noise) == verdicts.NO_DIFFERENCE
     assert verdicts.speed(factory.interval(1.20, 0.005), noise) == verdicts.SLOWER
+
+
+SURE = {0.979: verdicts.FASTER, 0.981: verdicts.NO_DIFFERENCE, 1.019: verdicts.NO_DIFFERENCE, 1.021: verdicts.SLOWER}
+
+
+@pytest.mark.parametrize(("estimate", "verdict"), SURE.items())
+def test_a_sure_difference_of_less_than_what_matters_is_none(estimate: float, verdict: str) -> None:
+    assert verdicts.speed(factory.interval(estimate, 0.001), factory.interval(1.0, 0.001)) == verdict
+
+
+def test_what_could_be_much_faster_and_much_slower_is_undecided() -> None:
+    two_trials = Interval(estimate=0.24, low=0.079, high=0.71, n=2)
+    assert verdicts.speed(two_trials, Interval(estimate=0.9, low=0.3, high=2.7, n=2)) == verdicts.UNDECIDED
+    assert verdicts.speed(two_trials, factory.interval(1.0, 0.1)) == verdicts.FASTER
+    assert verdicts.speed(factory.interval(1.0, 0.4), factory.interval(1.0, 0.1)) == verdicts.UNDECIDED
+    assert verdicts.speed(factory.interval(1.0, 0.2), factory.interval(1.0, 0.1)) == verdicts.NO_DIFFERENCE
+
+
+def test_an_undecided_step_has_its_place_in_a_sentence(tmp_path: Path) -> None:
+    records = [factory.timed("tova", 512, 1.05, 0.5), factory.timed("h2o", 512, 0.5), factory.timed("snapkv", 512, 1.0)]
+    rows = rows_of(records, tmp_path)
+    said = sentences.headlines(rows, evidence.labels(rows))[0]
+    assert "faster: `h2o` (0.50×); no difference found: `snapkv` (1.00×); undecided: `tova` (1.05×)." in said
+
+
+def test_every_word_for_speed_is_explained() -> None:
+    text = " ".join(reading.how_to_read())
+    words = (verdicts.FASTER, verdicts.SLOWER, verdicts.NO_DIFFERENCE, verdicts.UNDECIDED, verdicts.ONE_SAMPLE)
+    assert [word for word in words if word not in text] == []
 
 
 def test_an_undefined_ratio_is_called_undefined() -> None:
@@ -150,3 +179,15 @@ def test_a_changed_technique_says_what_changed_in_its_title(tmp_path: Path) -> N
 )
 def test_papers_become_links(text: str, shown: str) -> None:
     assert shared.paper(text) == shown
+
+
+def test_a_sentence_and_a_table_round_a_loss_alike(tmp_path: Path) -> None:
+    """0.60526 is 0.605 at the decimals of a verdict, and that would be 0.60 at those that are shown."""
+    judged = factory.judged("tova")
+    assert judged.quality
+    task = judged.quality.tasks[-1].model_copy(update={"items": factory.items(190, 75 / 190, 1.0, 1.0)})
+    quality = judged.quality.model_copy(update={"tasks": [task]})
+    rows = rows_of([judged.model_copy(update={"quality": quality})], tmp_path)
+    names = evidence.labels(rows)
+    assert "worse: `tova` (−0.61)" in sentences.headlines(rows, names)[0]
+    assert "(−0.61)" in tables.summary_quality(rows, names).rows[0][3]

@@ -17,8 +17,8 @@ from pipeline.report.claims.remedies import described, remedy
 from pipeline.report.tables import STATUS
 
 SUPPORTED, CONTRADICTED, MIXED = "supported", "contradicted", "mixed"
-UNDECIDED, NOT_TESTED = "undecided", "not tested"
-ORDER = (CONTRADICTED, MIXED, SUPPORTED, verdicts.NO_DIFFERENCE, UNDECIDED, NOT_TESTED)
+NOT_TESTED = "not tested"
+ORDER = (CONTRADICTED, MIXED, SUPPORTED, verdicts.NO_DIFFERENCE, verdicts.UNDECIDED, NOT_TESTED)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Judged:
         words = {reading.verdict for reading in self.counted}
         if len(words) < 2:
             return words.pop() if words else NOT_TESTED
-        return MIXED if words & {SUPPORTED, CONTRADICTED} else UNDECIDED
+        return MIXED if words & {SUPPORTED, CONTRADICTED} else verdicts.UNDECIDED
 
     @property
     def counted(self) -> list[Reading]:
@@ -144,4 +144,4 @@ def compared(value: Interval, expected: Expected) -> str:
         return CONTRADICTED
     if low < value.low and value.high < high:
         return SUPPORTED
-    return verdicts.NO_DIFFERENCE if expected.is_direction else UNDECIDED
+    return verdicts.NO_DIFFERENCE if expected.is_direction else verdicts.UNDECIDED

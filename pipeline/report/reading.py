@@ -30,7 +30,8 @@ def how_to_read() -> list[str]:
         f"{verdicts.FASTER}, above is {verdicts.SLOWER}. Brackets hold the 95 % interval.",
         "The full cache is also timed against itself (the same work as an arm of its own), which shows the *noise*. "
         f"Where a technique's interval reaches {q.ratio(1)} or the noise, the word is “{verdicts.NO_DIFFERENCE}”; "
-        f"where there was a single trial it is “{verdicts.ONE_SAMPLE}”, and that is no verdict.",
+        f"where there was a single trial it is “{verdicts.ONE_SAMPLE}”, and that is no verdict. Engines have no such "
+        "arm: there the interval of the ratio, which is over the trials of both, is judged alone.",
         "*First token* is the time to read the prompt (TTFT), *decode step* the time for each token after it (TPOT).",
         "*KV held* is what the cache has allocated after the last token, *share* that over the full cache's. Both are "
         "measured, for cost where time was measured and for quality on the very items that were scored (their mean, "

@@ -19,6 +19,7 @@ from pipeline.report.claims.ledger import Check, Claim, Expected
 from pipeline.report.claims.verdicts import CONTRADICTED, NOT_TESTED, SUPPORTED, Judged, compared, judge
 from tests.pipeline.report import factory
 from tests.pipeline.report.models import trained
+from tests.pipeline.report.system import test_engines
 
 TIMED = {"level": "token", "workload": "cost", "model": "bench", "strategy": "h2o"}
 RECALLED = {"level": "token", "workload": "quality", "model": "tiny", "strategy": "h2o"}
@@ -74,6 +75,17 @@ def test_what_lies_within_the_noise_is_no_difference(tmp_path: Path) -> None:
     quick = check("decode_ratio", TIMED, below=1.0)
     assert verdict(tmp_path, [made], quick) == SUPPORTED
     assert verdict(tmp_path, [made.model_copy(update={"cost": noisy})], quick) == verdicts.NO_DIFFERENCE
+
+
+def test_a_speed_up_is_compared_by_its_own_interval_and_not_where_the_rate_of_requests_is_ours(tmp_path: Path) -> None:
+    wide = Interval(estimate=1.0, low=0.5, high=2.0, n=3)  # how far trials of the batch lie apart
+    place = {"level": "engine", "engine": "vllm"}
+    faster = check("speedup_batch", place, above=1.0)
+    assert verdict(tmp_path, [test_engines.made("vllm", 150, spread=wide)], faster) == SUPPORTED
+    assert verdict(tmp_path, [test_engines.made("vllm", 150, spread=None)], faster) == SUPPORTED
+    once = judged(tmp_path, [test_engines.made("vllm", 150, trials=1)], faster)
+    assert once.verdict == NOT_TESTED and [reading.why for reading in once.readings] == [verdicts.ONE_SAMPLE]
+    assert verdict(tmp_path, [test_engines.made("vllm", 150, **test_engines.ARRIVING)], faster) == NOT_TESTED
 
 
 def test_one_cell_contradicts_and_only_all_support(tmp_path: Path) -> None:

@@ -114,13 +114,18 @@ def _quality(quality: Quality, of: str) -> Row:
 
 
 def _throughput(measured: Throughput) -> Row:
-    """Of the engine and of both baselines; a speed-up is over the baseline that it names."""
+    """Of the engine and of both baselines; a speed-up is over the baseline that it names.
+
+    Of an arm that served some of the requests only, no first token: the others would have waited for these.
+    """
     arms = {"": measured.engine, "_one_by_one": measured.one_by_one, "_batch": measured.batch}
     row: Row = {}
     for of, arm in arms.items():
         if arm:
-            row |= {f"tokens_per_s{of}": arm.tokens_per_s, f"ttft_s{of}": arm.ttft_s_p50, f"tpot_s{of}": arm.tpot_s_p50}
+            row |= {f"tokens_per_s{of}": arm.tokens_per_s, f"tpot_s{of}": arm.tpot_s_p50}
             row |= {f"kv_bytes_allocated{of}": arm.kv_bytes_allocated, f"kv_bytes_used{of}": arm.kv_bytes_used}
+            if arm.n_requests in (None, len(measured.n_prompt_tokens)):
+                row[f"ttft_s{of}"] = arm.ttft_s_p50
     speedups = {"speedup_one_by_one": measured.speedup_one_by_one, "speedup_batch": measured.speedup_batch}
     for name, speedup in speedups.items():
         row |= _interval(name, speedup) if speedup else {}

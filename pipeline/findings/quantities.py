@@ -48,9 +48,9 @@ def decimal(value: float, digits: int = 2) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS) if math.isfinite(value) else "undefined"
 
 
-def decimal_interval(value: Interval) -> str:
-    ends = f" [{decimal(value.low)},{GLUE}{decimal(value.high)}]"
-    return decimal(value.estimate) + (ends if value.n != 1 and math.isfinite(value.estimate) else "")
+def decimal_interval(value: Interval, digits: int = 2) -> str:
+    ends = f" [{decimal(value.low, digits)},{GLUE}{decimal(value.high, digits)}]"
+    return decimal(value.estimate, digits) + (ends if value.n != 1 and math.isfinite(value.estimate) else "")
 
 
 def signed(value: float, digits: int = 2) -> str:

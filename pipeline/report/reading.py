@@ -34,7 +34,8 @@ def how_to_read() -> list[str]:
         f"{q.share(verdicts.RELEVANT_SPEED)} from {q.ratio(1)}, the word is “{verdicts.NO_DIFFERENCE}”. Where the "
         f"interval reaches them and, stretched by the noise, has an upper end above {q.ratio(verdicts.TOO_WIDE)} of "
         f"its lower one, it is “{verdicts.UNDECIDED}”: nothing can be said. Where there was a single trial it is "
-        f"“{verdicts.ONE_SAMPLE}”, and that is no verdict.",
+        f"“{verdicts.ONE_SAMPLE}”, and that is no verdict. Engines have no such arm: there the interval of the ratio, "
+        "which is over the trials of both, is judged alone.",
         "*First token* is the time to read the prompt (TTFT), *decode step* the time for each token after it (TPOT).",
         "*KV held* is what the cache has allocated after the last token, *share* that over the full cache's. Both are "
         "measured, for cost where time was measured and for quality on the very items that were scored (their mean, "

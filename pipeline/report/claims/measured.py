@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,15 +19,13 @@ from pipeline.record import Cost, Interval
 from pipeline.report.claims.facts import Fact, exact
 from pipeline.report.ranking import memory
 from pipeline.report.study import repeated as study
-from pipeline.report.system.engines import Served, used_share
+from pipeline.report.system.engines import Served, arrives_over_s, used_share
 from pipeline.report.system.weights import weight_bytes
-
-ONE_TRIAL = Interval(estimate=1.0, low=0.0, high=math.inf, n=1)  # of a reference: how far it lies from itself
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A value, and of a timed one how far the reference lies from itself."""
+    """A value, and how far the reference lies from itself where that was timed as an arm of its own."""
 
     value: Interval
     noise: Interval | None = None
@@ -124,9 +121,10 @@ def trained(fact: Fact) -> Row | None:
 
 
 def speedup(fact: Fact, name: str) -> Measured | None:
+    """None of requests that arrive at a rate of ours. Its interval is over the trials of both engines."""
     found = fact.row.record.throughput if fact.row else None
     value: Interval | None = getattr(found, name, None)
-    return Measured(value, found.aa_batch or ONE_TRIAL) if found and value else None
+    return Measured(value) if found and value and not arrives_over_s(found) else None
 
 
 def engine_kv_share(fact: Fact) -> Measured | None:

@@ -12,7 +12,7 @@ from pipeline.record import Interval
 from pipeline.report.models import plots as model_plots
 from pipeline.report.models.architectures import Architecture, architectures, at, lengths, longest_trained, recall, text
 from pipeline.report.models.panels import look
-from pipeline.report.page.charts import Axis, Chart, Trace, View, bars, bytes_held, plain
+from pipeline.report.page.charts import Axis, Chart, Trace, View, bars, bytes_held, plain, seconds
 from pipeline.report.page.charts import lengths as length_axis
 from pipeline.report.page.charts import points as marks
 from pipeline.report.system import engine_plots
@@ -26,10 +26,12 @@ def of_models(rows: Sequence[Row]) -> dict[str, Chart]:
 
 
 def of_engines(rows: Sequence[Row]) -> dict[str, Chart]:
-    """Tokens per second, a view for each model and lengths."""
-    alike = [point for point in points(rows) if point.workload in (EQUAL_LENGTHS, MIXED)]
-    asked = group(alike, lambda point: (point.model, point.workload, point.seq_len, point.n_new_tokens))
-    return {"engines": Chart([_throughput(members) for members in asked.values()])}
+    """Tokens per second, a view for each model and lengths; and of lengths that differ how long a first token takes."""
+    found = points(rows)
+    alike, mixed = ([point for point in found if point.workload == own] for own in (EQUAL_LENGTHS, MIXED))
+    asked = group(alike, lambda point: (point.model, point.seq_len, point.n_new_tokens))
+    throughput = Chart([_throughput(members) for members in asked.values()])
+    return {"engines": throughput, "engines_waiting": Chart([_waiting(point) for point in mixed])}
 
 
 def _held(found: Sequence[Architecture]) -> View:
@@ -76,9 +78,8 @@ def _bytes(placed: Sequence[model_plots.Point]) -> Axis:
 
 def _throughput(asked: Sequence[Point]) -> View:
     first = asked[0]
-    lengths_asked = "mixed lengths" if first.workload == MIXED else q.plural(first.seq_len, "token")
     traces = [trace for engine in ORDER if (trace := _engine(engine, asked))["x"]]
-    name = f"{first.model}, {lengths_asked}, {q.count(first.n_new_tokens)} new"
+    name = f"{first.model}, {q.plural(first.seq_len, 'token')}, {q.count(first.n_new_tokens)} new"
     return View(name, traces, plain("prompts at once", type="category"), plain("new tokens per second"))
 
 
@@ -89,3 +90,14 @@ def _engine(name: str, asked: Sequence[Point]) -> Trace:
     prompts, rates = [q.count(point.n_prompts) for point, _ in served], [rate for _, rate in served]
     hover = [f"{q.three(rate.estimate)} [{q.three(rate.low)},{q.GLUE}{q.three(rate.high)}]" for rate in rates]
     return bars(engine_plots.TITLES[name], engine_plots.COLORS[name], prompts, rates, hover)
+
+
+def _waiting(point: Point) -> View:
+    traces = []
+    for engine, serving in engine_plots.served(point).items():
+        seen = engine_plots.wait(serving)
+        hover = f"{q.seconds(seen.estimate)}<br>nine in ten {q.seconds(seen.high)}"
+        name, color = engine_plots.TITLES[engine], engine_plots.COLORS[engine]
+        traces.append(bars(name, color, [q.plural(point.n_prompts, "prompt")], [seen], [hover]))
+    up = seconds("to the first token: half of the requests, and a line to nine in ten")
+    return View(f"{point.model}, {point.name}", traces, plain("", type="category"), up)

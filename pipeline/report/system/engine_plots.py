@@ -1,4 +1,4 @@
-"""The figure of engines: tokens per second by how many prompts there are at once."""
+"""Figures of engines: tokens per second by how many prompts there are at once, and how long first tokens take."""
 
 from __future__ import annotations
 
@@ -26,34 +26,51 @@ TITLES = {
     VLLM: "vLLM",
 }
 WIDTH = 0.16
+LINE_IN = 0.3
+AROUND_IN = 0.8
 
 
 def drawn(rows: Sequence[Row]) -> list[tuple[str, str, Figure]]:
     """File name, alternative text, figure."""
-    shown = _shown(points(rows))
-    if not shown:
-        return []
+    found = points(rows)
+    shown, mixed = _shown(found), [point for point in found if point.workload == MIXED and served(point)]
+    pictures: list[tuple[str, str, Figure]] = []
     with style():
-        return [("engines", f"tokens per second of each engine, {_said(shown)}", _bars(shown))]
+        if shown:
+            pictures.append(("engines", f"tokens per second of each engine, {_said(shown)}", _bars(shown)))
+        if mixed:
+            pictures.append(("engines_waiting", f"seconds to the first token, {_waited(mixed)}", _waits(mixed)))
+    return pictures
+
+
+def served(point: Point) -> dict[str, Serving]:
+    """By engine, in their order."""
+    found = {engine: own.serving for engine in ORDER if (own := point.of(engine, BASELINE))}
+    return {engine: serving for engine, serving in found.items() if serving}
 
 
 def _said(shown: Sequence[Point]) -> str:
     parts = []
     for point in shown:
-        served = {TITLES[engine]: own.serving for engine in ORDER if (own := point.of(engine, BASELINE))}
-        rates = {name: serving.tokens_per_s for name, serving in served.items() if serving}
-        parts.append(f"{_label(point)}: {captions.span(rates, q.three)}".replace("\n", " "))
+        rates = {TITLES[engine]: serving.tokens_per_s for engine, serving in served(point).items()}
+        parts.append(f"{_label(point)}: {captions.span(rates, q.three)}")
+    return "; ".join(parts)
+
+
+def _waited(mixed: Sequence[Point]) -> str:
+    parts = []
+    for point in mixed:
+        waits = {TITLES[engine]: serving.ttft_s_p50 for engine, serving in served(point).items()}
+        parts.append(f"{point.name}: {captions.span(waits, q.seconds)}")
     return "; ".join(parts)
 
 
 def _shown(found: Sequence[Point]) -> list[Point]:
-    """Those of the commonest lengths, and those whose lengths differ."""
+    """Those of the commonest lengths."""
     alike = [point for point in found if point.workload == EQUAL_LENGTHS]
-    if not alike:
-        return []
-    common = Counter((point.model, point.seq_len, point.n_new_tokens) for point in alike).most_common(1)[0][0]
-    mixed = [point for point in found if point.workload == MIXED and point.model == common[0]]
-    return [point for point in alike if (point.model, point.seq_len, point.n_new_tokens) == common] + mixed
+    counted = Counter((point.model, point.seq_len, point.n_new_tokens) for point in alike)
+    common = [lengths for lengths, _ in counted.most_common(1)]
+    return [point for point in alike if (point.model, point.seq_len, point.n_new_tokens) in common]
 
 
 def _bars(shown: Sequence[Point]) -> Figure:
@@ -98,4 +115,34 @@ def _axes(axes: Axes, shown: Sequence[Point]) -> None:
 
 
 def _label(point: Point) -> str:
-    return q.plural(point.n_prompts, "prompt") + ("\nof mixed lengths" if point.workload == MIXED else "")
+    return q.plural(point.n_prompts, "prompt")
+
+
+def _waits(mixed: Sequence[Point]) -> Figure:
+    """Requests whose lengths differ are no point among those of one length, and where they arrive at a rate that we
+    chose their tokens per second are no speed: a panel for each, of how long a first token takes.
+    """
+    n_lines = [len(served(point)) for point in mixed]
+    canvas = figure(AROUND_IN + LINE_IN * (sum(n_lines) + len(mixed)))
+    panels = canvas.subplots(len(mixed), 1, squeeze=False, height_ratios=n_lines)[:, 0]
+    for axes, point in zip(panels, mixed, strict=True):
+        found = served(point)
+        for line, (engine, serving) in enumerate(found.items()):
+            seen = wait(serving)
+            axes.barh(line, seen.estimate, 0.8, color=COLORS[engine])
+            axes.errorbar(seen.estimate, line, xerr=error_bars([seen]), color=INK, linewidth=0.9, capsize=2)
+            axes.annotate(q.seconds(seen.estimate), (seen.high, line), (4, 0), textcoords="offset points",
+                          va="center", fontsize=7.5, color=INK)  # fmt: skip
+        axes.set_yticks(range(len(found)), [TITLES[engine] for engine in found])
+        axes.invert_yaxis()
+        axes.margins(x=0.1)
+        axes.grid(False, axis="y")
+        axes.set_title(f"{point.model}, {point.name}")
+    panels[-1].set_xlabel("seconds to the first token: half of the requests, and a line to nine in ten")
+    return canvas
+
+
+def wait(serving: Serving) -> Interval:
+    """For the first token: half of the requests, up to what nine in ten stay below."""
+    half = serving.ttft_s_p50
+    return Interval(estimate=half, low=half, high=serving.ttft_s_p90, n=len(serving.ttft_s))

@@ -18,6 +18,7 @@ from pipeline.report.system.engines import (
     PREFIX,
     VLLM,
     Point,
+    Served,
     points,
     used_share,
     verdict,
@@ -35,21 +36,30 @@ def sentences(rows: Sequence[Row]) -> list[str]:
     if not found:
         return []
     alike, mixed = ([point for point in found if point.workload == asked] for asked in (EQUAL_LENGTHS, MIXED))
-    said = [_gate(found), *_beside_baselines(alike, "prompts of one length")]
-    said += [*_beside_baselines(mixed, "mixed lengths"), *_waiting(mixed), *_noise(found)]
+    at_once = [point for point in mixed if not point.arrives_over_s]
+    said = [*_gate(found), *_beside_baselines(alike, "prompts of one length")]
+    said += [*_beside_baselines(at_once, "mixed lengths"), *_waiting(mixed), *_spread(found)]
     said += [*_without_cache(alike), *_used(found)]
     return [*said, *_start(found), *_dtypes(found), *_prefix(found)]
 
 
-def _gate(found: Sequence[Point]) -> str:
-    exact = [one for point in found for one in point if one.throughput.agreement.correlation is None]
-    equal = [one for one in exact if one.throughput.agreement.tokens_equal == 1]
-    n_tokens = sum(one.throughput.agreement.n_steps for one in equal)
-    return (
-        f"Of {q.plural(len(exact), 'run')} of engines {q.count(len(equal))} said the greedy tokens of Transformers, "
-        f"{q.plural(n_tokens, 'token')} in all: of each request those before two words that the model itself finds "
-        "equally likely to rounding. What an exact engine says otherwise is an error and no result."
-    )
+def _gate(found: Sequence[Point]) -> Iterator[str]:
+    exact = [one for point in found for one in point
+             if one.throughput.agreement.correlation is None and not _may_be_reference(one)]  # fmt: skip
+    if exact:
+        equal = [one for one in exact if one.throughput.agreement.tokens_equal == 1]
+        n_tokens = sum(one.throughput.agreement.n_steps for one in equal)
+        yield (
+            f"Of {q.plural(len(exact), 'run')} of engines {len(equal)} said the greedy tokens of Transformers: "
+            f"{q.plural(n_tokens, 'token')}, of each request those before two words that the model itself finds "
+            "equally likely to rounding. What an exact engine says otherwise is an error and no result. One batch, and "
+            "one by one where it served every request, are not counted: one of them is what is compared with."
+        )
+
+
+def _may_be_reference(one: Served) -> bool:
+    """What would be compared with itself."""
+    return one.name == BATCH or (one.name == ONE_BY_ONE and not one.is_sample)
 
 
 def _beside_baselines(found: Sequence[Point], where: str) -> Iterator[str]:
@@ -59,34 +69,40 @@ def _beside_baselines(found: Sequence[Point], where: str) -> Iterator[str]:
         if name in (ONE_BY_ONE, BATCH) or strategy != BASELINE:
             continue
         for baseline, of in BESIDE.items():
-            pairs = [(of(one.throughput), one.throughput.aa_batch) for one in members]
-            yield _range(members[0].title, where, baseline, [(ratio, noise) for ratio, noise in pairs if ratio])
+            if ratios := [ratio for one in members if (ratio := of(one.throughput))]:
+                yield _range(members[0].title, where, baseline, ratios)
 
 
-def _range(title: str, where: str, baseline: str, found: Sequence[tuple[Interval, Interval | None]]) -> str:
-    ratios = [ratio.estimate for ratio, _ in found]
-    counted = group(found, lambda pair: verdict(*pair))
-    words = q.words(f"{word} at {q.count(len(members))}" for word, members in counted.items())
+def _range(title: str, where: str, baseline: str, found: Sequence[Interval]) -> str:
+    ratios = [ratio.estimate for ratio in found]
+    words = q.words(f"{word} at {q.count(len(members))}" for word, members in group(found, verdict).items())
     ends = q.ratio(min(ratios)) if len(ratios) == 1 else f"{q.ratio(min(ratios))} to {q.ratio(max(ratios))}"
     return f"{title}, {where}: {ends} the tokens per second of {baseline} ({words} of {q.plural(len(found), 'point')})."
 
 
 def _waiting(found: Sequence[Point]) -> Iterator[str]:
-    """`First tokens, 8 prompts of …, arriving over 6.1 s: half are there within 412 ms of their arrival (vLLM), …`"""
+    """`First tokens, 8 prompts of …, arriving over 6.1 s: half are there after 412 ms (vLLM) and …, nine in ten …`"""
     for point in found:
-        waited = [f"{q.seconds(one.serving.ttft_s_p50)} ({one.title})" for one in point if one.serving]
-        if waited:
-            yield f"First tokens, {point.name}: half are there after {q.words(waited)}, each from its own arrival."
+        served = [(one, one.serving) for one in point if one.serving and not one.is_sample]
+        if served:
+            half = q.words(f"{q.seconds(own.ttft_s_p50)} ({one.title})" for one, own in served)
+            most = q.words(f"{q.seconds(own.ttft_s_p90)} ({one.title})" for one, own in served)
+            took = q.words(f"{q.seconds(one.took_s(50))} ({one.title})" for one, _ in served)
+            chosen = " The rate at which they arrive is ours." if point.arrives_over_s else ""
+            yield (
+                f"First tokens, {point.name}: half are there after {half}, nine in ten after {most}, each from its own "
+                f"arrival; half of the requests are done after {took}.{chosen}"
+            )
 
 
-def _noise(found: Sequence[Point]) -> Iterator[str]:
+def _spread(found: Sequence[Point]) -> Iterator[str]:
     """Of points with one trial of the batch there is none."""
-    noises = [noise for point in found if (noise := point.engines[0].throughput.aa_batch) and noise.n > 1]
-    if noises:
-        low, high = min(noise.low for noise in noises), max(noise.high for noise in noises)
+    spreads = [spread for point in found if (spread := point.engines[0].throughput.aa_batch) and spread.n > 1]
+    if spreads:
+        low, high = min(spread.low for spread in spreads), max(spread.high for spread in spreads)
         yield (
-            f"One batch beside itself, each trial over the next: {q.ratio(low)} to {q.ratio(high)} over all points; "
-            "what lies within the interval of its own point, or within one that holds 1, is no difference."
+            f"How far the batch's own trials lie apart, each over the next: {q.ratio(low)} to {q.ratio(high)} over all "
+            "points. That is no arm of its own; the interval of a speed-up holds it, and words go by that alone."
         )
 
 

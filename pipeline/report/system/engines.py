@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipeline.findings import quantities as q
 from pipeline.findings import verdicts
@@ -20,6 +24,7 @@ GARBAGE = "not the model: garbage"
 KV_DTYPE = "kv_cache_dtype"
 EQUAL_LENGTHS, MIXED, SHARED, DTYPES = "throughput", "mixed_lengths", "shared_prefix", "kv_dtypes"
 HEADINGS = {EQUAL_LENGTHS: "Prompts of one length", MIXED: "Lengths that differ", SHARED: "Prompts that start alike"}
+NO_NOISE = Interval(estimate=1.0, low=1.0, high=1.0, n=0)  # no engine is timed against itself as an arm of its own
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Served:
         title = str(self.row.config(ENGINE).get("title", self.name))
         if self.name == OURS:
             return f"{title}, `{self.row.strategy}`"
-        return f"{title}, {self.n_served} of {self.n_asked} prompts" if self.n_served < self.n_asked else title
+        return f"{title}, {self.n_served} of {self.n_asked} prompts" if self.is_sample else title
 
     @property
     def n_asked(self) -> int:
@@ -51,8 +56,29 @@ class Served:
         return self.n_asked if found is None else found
 
     @property
+    def is_sample(self) -> bool:
+        """Whether it served some of the requests only, so that none waited in the queue that all of them make."""
+        return self.n_served < self.n_asked
+
+    @property
     def serving(self) -> Serving | None:
         return self.throughput.engine
+
+    def took_s(self, percent: float) -> float:
+        """From a request's own arrival to its last token: what so many in a hundred stay below, over all trials."""
+        if (own := self.serving) is None:
+            return math.nan
+        gaps = iter(own.tpot_s)  # a request with one token has none
+        asked = zip(own.ttft_s, cycle(self.throughput.n_new_tokens[: self.n_served]), strict=False)
+        took = [first + (n_new - 1) * next(gaps, math.nan) if n_new > 1 else first for first, n_new in asked]
+        return float(np.percentile(took or [math.nan], percent))
+
+
+def arrives_over_s(found: Throughput) -> float:
+    """Until the last request is there. Its rate was chosen, and no engine that keeps up with it delivers more in a
+    second, so that tokens per second and their ratios would say what was chosen.
+    """
+    return max(found.arrival_s, default=0.0)
 
 
 @dataclass(frozen=True)
@@ -75,9 +101,12 @@ class Point:
         )
 
     @property
+    def arrives_over_s(self) -> float:
+        return arrives_over_s(self.engines[0].throughput)
+
+    @property
     def _arriving(self) -> str:
-        last_s = max(self.engines[0].throughput.arrival_s, default=0.0)
-        return f", arriving over {q.seconds(last_s)}" if last_s else ""
+        return f", arriving over {q.seconds(self.arrives_over_s)}" if self.arrives_over_s else ""
 
     def of(self, engine: str, strategy: str = BASELINE) -> Served | None:
         return next((one for one in self.engines if (one.name, one.row.strategy) == (engine, strategy)), None)
@@ -118,8 +147,11 @@ def _place(one: Served) -> tuple[Any, ...]:
 def tables(rows: Sequence[Row], reports_dir: Path) -> Iterator[tuple[str, Table]]:
     found = points(rows)
     for workload, heading in HEADINGS.items():
-        if members := [point for point in found if point.workload == workload]:
-            yield f"{heading}: tokens per second and waiting", _speed(members, reports_dir)
+        members = [point for point in found if point.workload == workload]
+        if at_once := [point for point in members if not point.arrives_over_s]:
+            yield f"{heading}: tokens per second and waiting", _speed(at_once, reports_dir)
+        if arriving := [point for point in members if point.arrives_over_s]:
+            yield f"{heading}, arriving at a rate that we chose: how long each takes", _waits(arriving, reports_dir)
     if pooled := [point for point in found if point.workload in HEADINGS]:
         yield "Bytes of keys and values, blocks and start", _memory(pooled)
     if scored := [point for point in found if point.workload == DTYPES]:
@@ -149,27 +181,45 @@ def _speed_cells(one: Served, reports_dir: Path) -> list[str]:
         q.three(own.tokens_per_s),
         *_beside(one, one.throughput.speedup_one_by_one, ONE_BY_ONE),
         *_beside(one, one.throughput.speedup_batch, BATCH),
-        q.seconds(own.ttft_s_p50),
-        q.seconds(own.ttft_s_p90),
+        *_first_token(one, own),
         q.seconds(own.tpot_s_p50),
     ]
+
+
+def _first_token(one: Served, own: Serving) -> list[str]:
+    """Of half of the requests and of nine in ten."""
+    return [q.DASH] * 2 if one.is_sample else [q.seconds(own.ttft_s_p50), q.seconds(own.ttft_s_p90)]
 
 
 def _beside(one: Served, speedup: Interval | None, baseline: str) -> list[str]:
     if one.name == baseline or speedup is None:
         return [q.DASH, "reference"]
-    return [q.ratio_interval(speedup), verdict(speedup, one.throughput.aa_batch)]
+    return [q.ratio_interval(speedup), verdict(speedup)]
 
 
-def verdict(speedup: Interval, noise: Interval | None) -> str:
-    """In words; a single trial bounds nothing."""
-    return verdicts.ONE_SAMPLE if speedup.n == 1 else verdicts.speed(_inverse(speedup), noise and _inverse(noise))
+def verdict(speedup: Interval) -> str:
+    """In words, by its own interval, in which the baseline's trials differ as well; a single trial bounds nothing."""
+    return verdicts.speed(_inverse(speedup), NO_NOISE)
 
 
 def _inverse(speedup: Interval) -> Interval:
     """Of rates, as a ratio of times."""
     low, high = (1 / end if end else float("inf") for end in (speedup.high, speedup.low))
     return Interval(estimate=1 / speedup.estimate, low=low, high=high, n=speedup.n)
+
+
+def _waits(found: Sequence[Point], reports_dir: Path) -> Table:
+    columns = [("Asked", "l"), ("Engine", "l"), ("First token", "r"), ("of nine in ten", "r"), ("Next token", "r")]
+    columns += [("Whole request", "r"), ("of nine in ten", "r")]
+    return Table(columns, [[point.name, *_wait_cells(one, reports_dir)] for point in found for one in point])
+
+
+def _wait_cells(one: Served, reports_dir: Path) -> list[str]:
+    linked = link(one.row, one.title, reports_dir)
+    if (own := one.serving) is None:
+        return [f"{linked}, {GARBAGE}", *[q.DASH] * 5]
+    took = [q.seconds(one.took_s(percent)) for percent in (50, 90)]
+    return [linked, *_first_token(one, own), q.seconds(own.tpot_s_p50), *took]
 
 
 def _memory(found: Sequence[Point]) -> Table:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.findings import quantities as q
 from pipeline.findings import verdicts
@@ -16,8 +16,9 @@ from pipeline.report.sentences import ORDER
 from pipeline.report.tables import STATUS, Table, link
 
 PLAIN = "none"  # the reference
-QUANTISED = "quantised layers"  # as `pipeline.memory.weights` names them
+PARTS = ("quantised layers", "other layers", "embeddings and head")  # as `pipeline.memory.weights` names them
 REFERENCE = "reference"
+AT_MOST = "\N{LESS-THAN OR EQUAL TO} "
 Verdict = tuple[str, float]  # the word, and what it is said of
 
 
@@ -34,6 +35,12 @@ class Place:
     @property
     def timed(self) -> list[Row]:
         return [row for row in self.rows if row.record.cost]
+
+    @property
+    def references(self) -> list[Arm]:
+        """Plain weights as they ran beside each way; empty where they are a row of their own."""
+        is_row = any(is_plain(row) for row in self.timed)
+        return [] if is_row else [row.record.cost.full for row in self.timed if row.record.cost]
 
     @property
     def judged(self) -> list[Row]:
@@ -98,63 +105,93 @@ def tables(found: Sequence[Place], reports_dir: Path) -> Iterator[tuple[str, Tab
 
 def _memory(place: Place, reports_dir: Path) -> Table:
     columns = [("Weights", "l"), ("Held", "r"), ("Saved", "r"), ("In quantised layers", "r"), ("In other layers", "r")]
-    columns += [("Embeddings and head", "r"), ("KV, mean", "r"), ("KV, most", "r"), ("Peak", "r")]
-    return Table(columns, [_memory_line(row, reports_dir) for row in place.timed])
+    columns += [("Embeddings and head", "r"), ("KV at most", "r"), ("Peak", "r")]
+    lines = [[f"`{PLAIN}`", *_memory_cells(place.references, REFERENCE)]] if place.references else []
+    return Table(columns, [*lines, *(_memory_line(row, reports_dir) for row in place.timed)])
 
 
 def _memory_line(row: Row, reports_dir: Path) -> list[str]:
     assert row.record.cost
-    arm = row.record.cost.technique
-    components = [arm.weight_bytes.get(part, 0) for part in (QUANTISED, "other layers", "embeddings and head")]
+    linked = link(row, f"`{name(row)}`", reports_dir)
+    return [linked, *_memory_cells([row.record.cost.technique], REFERENCE if is_plain(row) else q.share(saved(row)))]
+
+
+def _memory_cells(arms: Sequence[Arm], saving: str) -> list[str]:
+    """Of one arm, or of the reference as it ran beside each of several."""
+    parts = ([arm.weight_bytes.get(part, 0) for arm in arms] for part in PARTS)
+    peaks = [arm.peak_memory_bytes for arm in arms if arm.peak_memory_bytes is not None]
     return [
-        link(row, f"`{name(row)}`", reports_dir),
-        q.data(weight_bytes(arm)),
-        REFERENCE if is_plain(row) else q.share(saved(row)),
-        *(q.data(part) if part else q.DASH for part in components),
-        q.data(statistics.fmean(arm.kv_bytes_held)),
-        q.data(max(arm.kv_bytes_held)),
-        q.DASH if arm.peak_memory_bytes is None else q.data(arm.peak_memory_bytes),
+        _from_to([weight_bytes(arm) for arm in arms], q.data),
+        saving,
+        *(_from_to(part, q.data) if any(part) else q.DASH for part in parts),
+        _from_to([max(arm.kv_bytes_held) for arm in arms], q.data),
+        _from_to(peaks, q.data) if peaks else q.DASH,
     ]
 
 
+def _from_to(values: Sequence[float], write: Callable[[float], str]) -> str:
+    return " to ".join(dict.fromkeys(write(end) for end in (min(values), max(values))))
+
+
 def _time(place: Place) -> Table:
-    columns = [("Weights", "l"), ("First token", "r"), ("Over plain", "r"), ("is", "l")]
-    columns += [("Decode step", "r"), ("Over plain", "r"), ("is", "l"), ("Tokens per s", "r")]
-    return Table(columns, [_time_line(row) for row in place.timed])
+    columns = [("Weights", "l"), ("First token", "r"), ("Plain beside it", "r"), ("Over plain", "r"), ("is", "l")]
+    columns += [("Decode step", "r"), ("Plain beside it", "r"), ("Over plain", "r"), ("is", "l"), ("Tokens per s", "r")]
+    lines = [[f"`{PLAIN}`", *_reference_times(place.references)]] if place.references else []
+    return Table(columns, [*lines, *(_time_line(row) for row in place.timed)])
+
+
+def _reference_times(arms: Sequence[Arm]) -> list[str]:
+    first = _from_to([arm.ttft_s_p50 for arm in arms], q.seconds)
+    step = _from_to([arm.tpot_s_p50 for arm in arms], q.seconds)
+    rate = _from_to([arm.decode_tokens_per_s for arm in arms], q.three)
+    return [first, q.DASH, q.DASH, REFERENCE, step, q.DASH, q.DASH, REFERENCE, rate]
 
 
 def _time_line(row: Row) -> list[str]:
     cost = row.record.cost
     assert cost
-    arm = cost.technique
-    first = _timed(row, arm.ttft_s_p50, cost.ttft_ratio, cost.aa_ttft_ratio)
-    step = _timed(row, arm.tpot_s_p50, cost.tpot_ratio, cost.aa_tpot_ratio)
+    arm, plain = cost.technique, cost.full
+    first = _timed(row, arm.ttft_s_p50, plain.ttft_s_p50, cost.ttft_ratio, cost.aa_ttft_ratio)
+    step = _timed(row, arm.tpot_s_p50, plain.tpot_s_p50, cost.tpot_ratio, cost.aa_tpot_ratio)
     return [f"`{name(row)}`", *first, *step, q.three(arm.decode_tokens_per_s)]
 
 
-def _timed(row: Row, seconds: float, ratio: Interval, noise: Interval | None) -> list[str]:
+def _timed(row: Row, seconds: float, plain_s: float, ratio: Interval, noise: Interval | None) -> list[str]:
+    """With the time of plain weights beside this very row: a ratio is to that, and a machine has slower hours."""
     if is_plain(row):
-        return [q.seconds(seconds), q.DASH, REFERENCE]
-    return [q.seconds(seconds), q.ratio_interval(ratio), verdicts.speed(ratio, noise)]
+        return [q.seconds(seconds), q.DASH, q.DASH, REFERENCE]
+    return [q.seconds(seconds), q.seconds(plain_s), q.ratio_interval(ratio), verdicts.speed(ratio, noise)]
 
 
 def _quality(place: Place, reports_dir: Path) -> Table:
-    columns = [("Weights", "l"), ("Recall", "r"), ("Difference", "r"), ("is", "l")]
+    columns = [("Weights", "l"), ("Held", "r"), ("Recall", "r"), ("Difference", "r"), ("is", "l")]
     columns += [("Text loss, nats", "r"), ("Difference", "r"), ("is", "l"), ("KL, nats", "r"), ("Same word", "r")]
     return Table(columns, [_quality_line(row, reports_dir) for row in place.judged])
 
 
 def _quality_line(row: Row, reports_dir: Path) -> list[str]:
-    return [link(row, f"`{name(row)}`", reports_dir), *_recall_cells(row), *_text_cells(row)]
+    return [link(row, f"`{name(row)}`", reports_dir), _held(row), *_recall_cells(row), *_text_cells(row)]
+
+
+def _held(row: Row) -> str:
+    """Counted where cost was measured too, else computed from shapes, which is the most where data decide the rank."""
+    if row.record.cost:
+        return q.data(weight_bytes(row.record.cost.technique))
+    predicted = row.record.predicted
+    if predicted is None:
+        return q.DASH
+    return f"{AT_MOST if _by_energy(row) else ''}{q.data(predicted.weight_bytes)}"
 
 
 def _recall_cells(row: Row) -> list[str]:
+    """As fine as its verdict."""
     own = recall(row)
     if own is None:
         return [q.DASH, q.DASH, "not measured"]
     if is_plain(row):
-        return [q.decimal_interval(own.accuracy), q.DASH, REFERENCE]
-    return [q.decimal(own.accuracy.estimate), q.signed_interval(own.difference), verdicts.accuracy(own.difference)]
+        return [q.decimal_interval(own.accuracy, verdicts.DECIMALS), q.DASH, REFERENCE]
+    reached = q.decimal(own.accuracy.estimate, verdicts.DECIMALS)
+    return [reached, q.signed_interval(own.difference, verdicts.DECIMALS), verdicts.accuracy(own.difference)]
 
 
 def _text_cells(row: Row) -> list[str]:
@@ -187,10 +224,43 @@ def _said(place: Place) -> Iterator[str]:
     timed = [row for row in place.timed if not is_plain(row)]
     if timed:
         yield _least(place, timed)
+    yield from _uncut(place)
     for what, of, write in JUDGED:
         found = [(*verdict, name(row)) for row in place.rows if not is_plain(row) and (verdict := of(row))]
         if found:
             yield f"{place.where}, {what} beside plain weights: {_grouped(found, write)}."
+
+
+def _low_rank(row: Row) -> dict[str, Any]:
+    """How its matrices are cut into factors; empty where they are not."""
+    transforms = row.config("weights").get("transforms") or {}
+    return next((one for one in transforms.values() if str(one.get("_target_", "")).endswith(".LowRankInt8")), {})
+
+
+def _by_energy(row: Row) -> bool:
+    return _low_rank(row).get("energy") is not None
+
+
+def _uncut(place: Place) -> Iterator[str]:
+    """What holds as many bytes as its matrices whole: with a share of the squares for a rank, shapes predict those."""
+    whole = {row.record.predicted.weight_bytes for row in place.rows if row.record.predicted and _by_energy(row)}
+    found = [row for row in place.rows if _certain_bytes(row) in whole]
+    uncut, alike = ([name(row) for row in found if bool(_low_rank(row)) is of] for of in (True, False))
+    if uncut:
+        is_random = place.rows[0].config("model").get("source") == "random"
+        full = ", which of random matrices is nearly full," if is_random else ""
+        same = f", so that as many bytes are held as by {q.words(f'`{own}`' for own in alike)}" if alike else ""
+        yield (
+            f"{place.where}: no matrix is cut by {q.words(f'`{own}`' for own in uncut)}: factors of the rank asked for"
+            f"{full} would take no less than the matrix in 8 bits{same}."
+        )
+
+
+def _certain_bytes(row: Row) -> int | None:
+    """None where data decide and nothing was counted."""
+    if row.record.cost:
+        return weight_bytes(row.record.cost.technique)
+    return row.record.predicted.weight_bytes if row.record.predicted and not _by_energy(row) else None
 
 
 def _least(place: Place, rows: Sequence[Row]) -> str:
@@ -222,15 +292,15 @@ def _read(row: Row) -> Verdict | None:
     return (verdicts.loss(own.nll_difference), own.nll_difference.estimate) if own else None
 
 
-def _nats(value: float) -> str:
-    return q.signed(value, 3)
+def _three(value: float) -> str:
+    return q.signed(value, verdicts.DECIMALS)
 
 
 JUDGED: tuple[tuple[str, Callable[[Row], Verdict | None], Callable[[float], str]], ...] = (
     ("first token", _first_token, q.ratio),
     ("decode step", _step, q.ratio),
-    ("recall", _recalled, q.signed),
-    ("loss on text in nats", _read, _nats),
+    ("recall", _recalled, _three),
+    ("loss on text in nats", _read, _three),
 )
 
 

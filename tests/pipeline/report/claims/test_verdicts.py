@@ -21,13 +21,13 @@ from pipeline.report.claims.verdicts import (
     MIXED,
     NOT_TESTED,
     SUPPORTED,
-    UNDECIDED,
     Judged,
     compared,
     judge,
 )
 from tests.pipeline.report import factory
 from tests.pipeline.report.models import trained
+from tests.pipeline.report.system import test_engines
 
 TIMED = {"level": "token", "workload": "cost", "model": "bench", "strategy": "h2o"}
 RECALLED = {"level": "token", "workload": "quality", "model": "tiny", "strategy": "h2o"}
@@ -59,10 +59,10 @@ def verdict(folder: Path, records: Sequence[Record], *checks: Check) -> str:
         (1.0, 1.0, {"above": 1.0}, verdicts.NO_DIFFERENCE),
         (2.8, 3.2, {"about": 3.0, "tolerance": 0.5}, SUPPORTED),
         (1.0, 2.4, {"about": 3.0, "tolerance": 0.5}, CONTRADICTED),
-        (2.4, 2.6, {"about": 3.0, "tolerance": 0.5}, UNDECIDED),
+        (2.4, 2.6, {"about": 3.0, "tolerance": 0.5}, verdicts.UNDECIDED),
         (-0.1, 0.1, {"above": 0.0}, verdicts.NO_DIFFERENCE),
-        (-0.03, -0.01, {"above": -0.02}, UNDECIDED),
-        (0.01, 0.03, {"below": 0.02}, UNDECIDED),
+        (-0.03, -0.01, {"above": -0.02}, verdicts.UNDECIDED),
+        (0.01, 0.03, {"below": 0.02}, verdicts.UNDECIDED),
     ],
 )
 def test_an_interval_is_inside_outside_or_across(
@@ -88,6 +88,17 @@ def test_what_lies_within_the_noise_is_no_difference(tmp_path: Path) -> None:
     assert verdict(tmp_path, [made.model_copy(update={"cost": noisy})], quick) == verdicts.NO_DIFFERENCE
 
 
+def test_a_speed_up_is_compared_by_its_own_interval_and_not_where_the_rate_of_requests_is_ours(tmp_path: Path) -> None:
+    wide = Interval(estimate=1.0, low=0.5, high=2.0, n=3)  # how far trials of the batch lie apart
+    place = {"level": "engine", "engine": "vllm"}
+    faster = check("speedup_batch", place, above=1.0)
+    assert verdict(tmp_path, [test_engines.made("vllm", 150, spread=wide)], faster) == SUPPORTED
+    assert verdict(tmp_path, [test_engines.made("vllm", 150, spread=None)], faster) == SUPPORTED
+    once = judged(tmp_path, [test_engines.made("vllm", 150, trials=1)], faster)
+    assert once.verdict == NOT_TESTED and [reading.why for reading in once.readings] == [verdicts.ONE_SAMPLE]
+    assert verdict(tmp_path, [test_engines.made("vllm", 150, **test_engines.ARRIVING)], faster) == NOT_TESTED
+
+
 def test_a_claim_has_the_word_of_all_its_cells_and_is_mixed_where_they_differ(tmp_path: Path) -> None:
     quick = check("decode_ratio", TIMED, below=1.0)
     fast = [factory.timed("h2o", 512, 0.5), factory.timed("h2o", 1024, 0.5)]
@@ -104,8 +115,8 @@ def test_where_no_cell_decides_the_claim_is_undecided_and_not_mixed(tmp_path: Pa
     direction = check("decode_ratio", TIMED, below=1.0)
     value = check("decode_ratio", TIMED, about=1.5, tolerance=0.5)
     found = judged(tmp_path, [factory.timed("h2o", ratio=1.0)], direction, value)
-    assert [reading.verdict for reading in found.readings] == [verdicts.NO_DIFFERENCE, UNDECIDED]
-    assert found.verdict == UNDECIDED
+    assert [reading.verdict for reading in found.readings] == [verdicts.NO_DIFFERENCE, verdicts.UNDECIDED]
+    assert found.verdict == verdicts.UNDECIDED
 
 
 @pytest.mark.parametrize(

@@ -97,3 +97,77 @@ def test_the_report_has_the_section_and_its_figures(tmp_path: Path) -> None:
 def test_what_was_changed_is_named_and_what_was_switched_off_for_it_is_not(tmp_path: Path) -> None:
     (place,) = places(tmp_path, read("low_rank_int8+low_rank.rank=16+low_rank.energy=None"))
     assert weights.name(place.rows[0]) == "low_rank_int8, rank=16"
+
+
+def low_rank(record: Record, whole_bytes: int, rank: int | None = None) -> Record:
+    """The record of weights that are cut at a rank, or at a share of the squares; computed to hold `whole_bytes`."""
+    cut = {"_target_": "strategies.system.low_rank_int8.LowRankInt8", "rank": rank, "energy": None if rank else 0.95}
+    assert record.predicted is not None
+    predicted = record.predicted.model_copy(update={"weight_bytes": whole_bytes})
+    config = record.config | {"weights": {"name": "low_rank_int8", "transforms": {"low_rank": cut}}}
+    return record.model_copy(update={"predicted": predicted, "config": config})
+
+
+@pytest.mark.parametrize(("share", "is_cut"), [(0.25, False), (0.2, True)])
+def test_a_matrix_that_no_rank_cuts_is_said_to_be_whole(tmp_path: Path, share: float, is_cut: bool) -> None:
+    whole = 40_000_000 + 30_000_000
+    found = places(tmp_path, held("none"), held("w8a8_naive", 0.25), low_rank(held("low_rank_int8", share), whole))
+    said = [line for line in weights.sentences(found) if "no matrix is cut" in line]
+    expected = (
+        "`gpt2` at 512 tokens: no matrix is cut by `low_rank_int8`: factors of the rank asked for, which of random "
+        "matrices is nearly full, would take no less than the matrix in 8 bits, so that as many bytes are held as by "
+        "`w8a8_naive`."
+    )
+    assert said == ([] if is_cut else [expected])
+
+
+def test_a_table_of_quality_says_what_is_held_for_it(tmp_path: Path) -> None:
+    half = low_rank(read("low_rank_int8+low_rank.rank=16+low_rank.energy=None"), 1 << 19, rank=16)
+    whole = low_rank(read("low_rank_int8+low_rank.rank=48+low_rank.energy=None"), 1 << 20, rank=48)
+    (place,) = places(tmp_path, read("none"), half, whole, low_rank(read("low_rank_int8"), 1 << 20))
+    _, table = next(weights.tables([place], tmp_path))
+    held_by = {row[0].split("`")[1]: row[1] for row in table.rows}
+    assert held_by["low_rank_int8, rank=16"] == "512\N{NO-BREAK SPACE}KiB"
+    assert held_by["low_rank_int8, rank=48"] == "1.00\N{NO-BREAK SPACE}MiB"
+    assert held_by["low_rank_int8"] == "≤ 1.00\N{NO-BREAK SPACE}MiB"  # its rank is the data's
+    assert any("no matrix is cut by `low_rank_int8, rank=48`:" in line for line in weights.sentences([place]))
+
+
+def test_the_reference_has_a_row_where_it_was_only_measured_beside_others(tmp_path: Path) -> None:
+    alone = places(tmp_path / "alone", held("bnb_int8", 0.25), held("bnb_nf4", 0.1))
+    for _, table in weights.tables(alone, tmp_path):
+        assert [row[0].split("`")[1] for row in table.rows].count("none") == 1
+        assert table.rows[0][0] == "`none`" and "reference" in table.rows[0]
+    (_, memory), (_, time) = weights.tables(alone, tmp_path)
+    assert memory.rows[0][1] == "153\N{NO-BREAK SPACE}MiB" and len(memory.rows[0]) == len(memory.columns)
+    assert time.rows[0][1] == "902\N{NO-BREAK SPACE}ms" and len(time.rows[0]) == len(time.columns)
+    beside = places(tmp_path / "beside", held("none"), held("bnb_int8", 0.25))
+    assert all(len(table.rows) == 2 for _, table in weights.tables(beside, tmp_path))
+
+
+def test_a_ratio_has_the_time_beside_it_that_it_is_to(tmp_path: Path) -> None:
+    slow = held("smoothquant", 0.3, 1.5)
+    assert slow.cost is not None
+    full = slow.cost.full.model_copy(update={"tpot_s_p50": 0.033, "ttft_s_p50": 0.7})
+    slow = slow.model_copy(update={"cost": slow.cost.model_copy(update={"full": full})})
+    (place,) = places(tmp_path, held("none"), slow)
+    _, time = list(weights.tables([place], tmp_path))[1]
+    plain, changed = time.rows
+    assert [heading for heading, _ in time.columns].count("Plain beside it") == 2
+    assert changed[2] == "700\N{NO-BREAK SPACE}ms" and changed[6] == "33.0\N{NO-BREAK SPACE}ms"
+    assert (plain[2], plain[6]) == ("–", "–")
+
+
+def test_recall_is_written_as_fine_as_it_is_judged(tmp_path: Path) -> None:
+    (place,) = places(tmp_path, read("none"), read("bnb_nf4", 0.01))
+    _, table = next(weights.tables([place], tmp_path))
+    plain, lossy = table.rows
+    assert plain[2].startswith("1.000 [")
+    assert lossy[2] == "0.990" and lossy[3].startswith("−0.010 [")
+    said = next(line for line in weights.sentences([place]) if "recall beside" in line)
+    assert "(−0.010)" in said
+
+
+def test_keys_and_values_stand_once(tmp_path: Path) -> None:
+    _, table = next(weights.tables(places(tmp_path, held("none")), tmp_path))
+    assert [heading for heading, _ in table.columns if heading.startswith("KV")] == ["KV at most"]

@@ -56,7 +56,19 @@ def answered(task: TaskQuality) -> bool:
 
 
 def recall(task: TaskQuality) -> str:
-    return accuracy(task.accuracy_difference) if answered(task) else NOT_ANSWERED
+    """Of one task: by its interval and by the signs of its items, as few that differ make an interval too sure."""
+    if not answered(task):
+        return NOT_ANSWERED
+    word = accuracy(task.accuracy_difference)
+    by_chance = word in (BETTER, WORSE) and _sign_p_value(task) > ALPHA
+    return NO_DIFFERENCE if by_chance else word
+
+
+def _sign_p_value(task: TaskQuality) -> float:
+    """Two-sided and exact: that of the items which differ at all so many do to one side."""
+    signs = [own > full for own, full in zip(task.items.correct, task.items.correct_full, strict=True) if own != full]
+    most = max(sum(signs), len(signs) - sum(signs))
+    return min(1.0, 2 * sum(math.comb(len(signs), k) for k in range(most, len(signs) + 1)) / 2 ** len(signs))
 
 
 def accuracy(difference: Interval) -> str:

@@ -26,6 +26,7 @@ from pipeline.report.sentences import ORDER
 
 Judged = tuple[str, str, Interval]  # name, word, difference or ratio
 NOT_WORSE = (verdicts.BETTER, verdicts.NO_DIFFERENCE)
+HASHED = "lsh"  # the pattern that drops nothing
 
 
 def sentences(found: Sequence[Architecture]) -> list[str]:
@@ -65,6 +66,14 @@ def _held(found: Sequence[Architecture]) -> list[str]:
         said.append(
             f"What {_names(flat)} {'holds' if len(flat) == 1 else 'hold'} is the same from {q.count(measured[0])} to "
             f"{q.count(longest)} tokens."
+        )
+    patterns = {one.name: one.shape.get("pattern") or {} for one in found if one.name in held}
+    sparse = [name for name, pattern in patterns.items() if pattern.get("kind") not in (None, HASHED)]
+    if sparse:
+        said.append(
+            f"What {_names(sparse)} may drop depends on how many tokens follow the prompt: "
+            f"{'its cache is' if len(sparse) == 1 else 'their caches are'} told how many, as of a request whose answer "
+            "is bounded, and told of more of them a pattern that looks far back holds more."
         )
     return [*said, *_least_without_loss(found, held, shares)]
 

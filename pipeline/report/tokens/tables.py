@@ -67,9 +67,9 @@ def _step(row: Row) -> list[str]:
     return _beside_noise(cost.tpot_ratio, cost.aa_tpot_ratio) if cost else [q.DASH, q.DASH, why_empty(row)]
 
 
-def _beside_noise(ratio: Interval, noise: Interval) -> list[str]:
+def _beside_noise(ratio: Interval, noise: Interval | None) -> list[str]:
     """The word is by both: equal ratios may have different ones."""
-    return [q.ratio_interval(ratio), q.ratio_ends(noise), verdicts.speed(ratio, noise)]
+    return [q.ratio_interval(ratio), q.ratio_ends(noise) if noise else q.DASH, verdicts.speed(ratio, noise)]
 
 
 def summary_quality(rows: Iterable[Row], names: Names) -> Table:

@@ -206,7 +206,7 @@ def test_an_interval_of_a_share_is_never_empty() -> None:
 def test_architectures_have_a_section_and_are_in_no_table_of_techniques(tmp_path: Path) -> None:
     factory.store([factory.timed("full")], tmp_path / "results")
     without = render.render(tmp_path / "results", tmp_path / "reports")
-    assert "Trained architectures" not in without["report.md"].decode()
+    assert "## Trained architectures" not in without["report.md"].decode()
     models = tmp_path / "models"
     trained.tell(models, "mha")
     windows = [trained.judged("sliding", n, near, models=models, **WINDOW) for n in trained.QUALITY_LENGTHS]

@@ -131,11 +131,12 @@ def _waits(mixed: Sequence[Point]) -> Figure:
             seen = wait(serving)
             axes.barh(line, seen.estimate, 0.8, color=COLORS[engine])
             axes.errorbar(seen.estimate, line, xerr=error_bars([seen]), color=INK, linewidth=0.9, capsize=2)
-            axes.annotate(q.seconds(seen.estimate), (seen.high, line), (4, 0), textcoords="offset points",
-                          va="center", fontsize=7.5, color=INK)  # fmt: skip
+            ends = f"{q.seconds(seen.estimate)}, {q.seconds(seen.high)}"
+            axes.annotate(ends, (seen.high, line), (4, 0), textcoords="offset points", va="center", fontsize=7.5,
+                          color=INK)  # fmt: skip
         axes.set_yticks(range(len(found)), [TITLES[engine] for engine in found])
         axes.invert_yaxis()
-        axes.margins(x=0.1)
+        axes.margins(x=0.16)
         axes.grid(False, axis="y")
         axes.set_title(f"{point.model}, {point.name}")
     panels[-1].set_xlabel("seconds to the first token: half of the requests, and a line to nine in ten")

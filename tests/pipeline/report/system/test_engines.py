@@ -204,7 +204,9 @@ def test_the_figure_shows_the_commonest_lengths_and_is_the_same_twice(tmp_path: 
     labels = [label.get_text() for label in rates.axes[0].get_xticklabels()]
     assert (name, other) == ("engines", "engines_waiting") and labels == ["8 prompts", "32 prompts"]
     (axes,) = waits.axes
-    assert axes.get_title(loc="left") == f"bench, 4 prompts of about 64 tokens, about 33 new, arriving over 2.50{q.GLUE}s"
+    assert (
+        axes.get_title(loc="left") == f"bench, 4 prompts of about 64 tokens, about 33 new, arriving over 2.50{q.GLUE}s"
+    )
     assert [bar.get_width() for bar in axes.patches] == [0.1] and f"100{q.GLUE}ms (vLLM)" in text
     for (_, _, figure), (_, _, again) in zip(engine_plots.drawn(found), engine_plots.drawn(found), strict=True):
         assert drawing.save(figure, "svg") == drawing.save(again, "svg")

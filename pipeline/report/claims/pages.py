@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment
 
 from pipeline.findings import quantities as q
+from pipeline.findings import verdicts
 from pipeline.findings.evidence import Row, group
 from pipeline.report.claims.facts import of_files, of_rows
 from pipeline.report.claims.ledger import Expected, Ledger, read
@@ -66,7 +67,18 @@ def summary(found: Judgement) -> Part:
     """For the report: how many of each, and those of which some cell decides."""
     decided = [(verdict, _with(found, verdict)) for verdict in (CONTRADICTED, MIXED, SUPPORTED)]
     tables = [(verdict.capitalize(), _ledger(found, members, LEDGER)) for verdict, members in decided if members]
-    return Part("Claims", sentences(found), tables)
+    return Part("Claims", [_how_judged(), *sentences(found)], tables)
+
+
+def _how_judged() -> str:
+    return (
+        f"Each cell is judged by itself: *{SUPPORTED}* where the 95{q.GLUE}% interval lies wholly within what is "
+        f"claimed, *{CONTRADICTED}* where wholly outside, better or worse than claimed. Where it reaches across, "
+        f"*{verdicts.NO_DIFFERENCE}* is said of a claimed direction, *{verdicts.UNDECIDED}* of a claimed value, range "
+        "or bound. A claim has the word on which all of its cells agree; where they do not it is "
+        f"*{MIXED}*, with how many say what, which refutes nothing by itself; where none supports or contradicts it, "
+        f"*{verdicts.UNDECIDED}*. *Found* is of several cells the lowest to the highest estimate."
+    )
 
 
 def _with(found: Judgement, verdict: str) -> list[Judged]:

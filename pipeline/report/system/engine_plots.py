@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -37,9 +37,11 @@ def drawn(rows: Sequence[Row]) -> list[tuple[str, str, Figure]]:
     pictures: list[tuple[str, str, Figure]] = []
     with style():
         if shown:
-            pictures.append(("engines", f"tokens per second of each engine, {_said(shown)}", _bars(shown)))
+            rates = _said(shown, _label, lambda own: own.tokens_per_s, q.three)
+            pictures.append(("engines", f"tokens per second of each engine, {rates}", _bars(shown)))
         if mixed:
-            pictures.append(("engines_waiting", f"seconds to the first token, {_waited(mixed)}", _waits(mixed)))
+            waits = _said(mixed, lambda point: point.name, lambda own: own.ttft_s_p50, q.seconds)
+            pictures.append(("engines_waiting", f"seconds to the first token, {waits}", _waits(mixed)))
     return pictures
 
 
@@ -49,19 +51,14 @@ def served(point: Point) -> dict[str, Serving]:
     return {engine: serving for engine, serving in found.items() if serving}
 
 
-def _said(shown: Sequence[Point]) -> str:
+def _said(
+    found: Sequence[Point], name: Callable[[Point], str], of: Callable[[Serving], float], write: Callable[[float], str]
+) -> str:
+    """Of each point the engines with least and most."""
     parts = []
-    for point in shown:
-        rates = {TITLES[engine]: serving.tokens_per_s for engine, serving in served(point).items()}
-        parts.append(f"{_label(point)}: {captions.span(rates, q.three)}")
-    return "; ".join(parts)
-
-
-def _waited(mixed: Sequence[Point]) -> str:
-    parts = []
-    for point in mixed:
-        waits = {TITLES[engine]: serving.ttft_s_p50 for engine, serving in served(point).items()}
-        parts.append(f"{point.name}: {captions.span(waits, q.seconds)}")
+    for point in found:
+        values = {TITLES[engine]: of(own) for engine, own in served(point).items()}
+        parts.append(f"{name(point)}: {captions.span(values, write)}")
     return "; ".join(parts)
 
 
